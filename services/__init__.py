@@ -1,0 +1,1 @@
+"""The processes: each service decides in a pure middle and waits in a thin shell."""

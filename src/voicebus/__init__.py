@@ -1,0 +1,1 @@
+"""Voicebus: realtime voice conversations as supervised processes on a ZeroMQ bus."""
