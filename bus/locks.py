@@ -1,0 +1,71 @@
+"""One process per role: a locked file, taken before any socket is bound.
+
+A second bind of an ipc address succeeds silently and leaves the first process deaf; the lock is
+what says no.
+"""
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class AlreadyRunning(RuntimeError):
+    """Another process holds the role. The text names it and the file."""
+
+
+class RoleLock:
+    """Held from `take()` until `release()` or the end of the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd: int | None = None
+
+    def take(self) -> None:
+        """Raises AlreadyRunning when another process holds it."""
+        while self._fd is None:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.read(fd, 32).decode("ascii", "replace").strip() or "?"
+                os.close(fd)
+                raise AlreadyRunning(
+                    f"already running: process {holder} holds {self.path}; "
+                    "stop it (voicebus down) or choose another run folder (--run-dir)"
+                ) from None
+            # The last holder may have removed the file between our open and our lock:
+            # then we hold a file that nobody else will find.
+            if self._is_current(fd):
+                self._fd = fd
+            else:
+                os.close(fd)
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, f"{os.getpid()}\n".encode())
+
+    def _is_current(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self.path))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Give the role up and remove the file. Does nothing when not held."""
+        if self._fd is None:
+            return
+        self.path.unlink(missing_ok=True)
+        os.close(self._fd)
+        self._fd = None
+
+    def __enter__(self) -> Self:
+        self.take()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()

@@ -1,0 +1,296 @@
+"""The command plane: what a client may ask of a session, and what it is told.
+
+A client's DEALER or REQ sends one Command and gets exactly one Reply. `ok` means journaled.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+
+from voicebus.bus.messages.base import Message, registry
+from voicebus.bus.messages.sound import AudioFormat
+
+ErrorCode = Literal[
+    "bad_request",
+    "unsupported",
+    "not_allowed",
+    "no_such_session",
+    "moved",
+    "gone",
+    "busy",
+    "draining",
+    "conflict",
+    "timeout",
+    "provider_error",
+    "tool_unavailable",
+    "internal",
+]
+
+RETRY: dict[str, bool] = {
+    "bad_request": False,
+    "unsupported": False,
+    "not_allowed": False,
+    "no_such_session": False,
+    "moved": True,
+    "gone": False,
+    "busy": True,
+    "draining": True,
+    "conflict": False,
+    "timeout": True,
+    "provider_error": False,
+    "tool_unavailable": True,
+    "internal": False,
+}
+"""What each code means for trying again; with the same id a retry is always safe."""
+
+
+class CommandError(Message, frozen=True, kw_only=True):
+    """Why a command was refused."""
+
+    code: ErrorCode
+    message: str
+    """Who, what, which limit, and what to do."""
+    retry: bool = False
+    after_ms: int | None = None
+    who: str = "session"
+
+
+class Command(Message, frozen=True, kw_only=True):
+    """A request. The same id again within 10 minutes gets the same reply; changed: `conflict`."""
+
+    v: int = 1
+    id: str
+    """A ULID or UUID of the client's."""
+    command: str
+    session_id: str | None = None
+    data: dict[str, Any] = {}
+
+
+class Reply(Message, frozen=True, kw_only=True):
+    """The one answer to a command."""
+
+    v: int = 1
+    id: str
+    ok: bool
+    seq: int | None = None
+    """The event that proves it; None where nothing is published."""
+    data: Any = None
+    error: CommandError | None = None
+
+    def __post_init__(self) -> None:
+        if self.ok == (self.error is not None):
+            raise ValueError("a reply is either ok or an error")
+
+
+class ServerVad(
+    Message, omit_defaults=True, tag_field="type", tag="server_vad", frozen=True, kw_only=True
+):
+    """Turn detection by silence. Unset fields are left to the provider."""
+
+    threshold: float | None = None
+    prefix_padding_ms: int | None = None
+    silence_duration_ms: int | None = None
+    create_response: bool | None = None
+    interrupt_response: bool | None = None
+    idle_timeout_ms: int | None = None
+
+
+class SemanticVad(
+    Message, omit_defaults=True, tag_field="type", tag="semantic_vad", frozen=True, kw_only=True
+):
+    """Turn detection by meaning. Unset fields are left to the provider."""
+
+    eagerness: Literal["low", "medium", "high", "auto"] | None = None
+    create_response: bool | None = None
+    interrupt_response: bool | None = None
+
+
+OnInterrupt = Literal["drop", "submit", "submit-completed-only"]
+
+
+class SessionConfig(Message, frozen=True, kw_only=True):
+    """How a conversation is held: Mojentic's fields under their own names, then ours."""
+
+    instructions: str | None = None
+    voice: str | dict[str, Any] | None = None
+    modalities: tuple[Literal["audio", "text"], ...] = ("audio", "text")
+    input_audio_format: AudioFormat = "pcm16"
+    output_audio_format: AudioFormat = "pcm16"
+    turn_detection: ServerVad | SemanticVad | Literal["server_vad", "semantic_vad", "none"] = (
+        "server_vad"
+    )
+    input_audio_transcription: dict[str, Any] | Literal[False] | None = None
+    """The provider's transcription settings; None means on with the provider's default model."""
+    tools: list[str | dict[str, Any]] | Literal["*"] = "*"
+    """Names of the catalogue, and whole function schemas, which are then the client's own tools."""
+    tool_choice: str | dict[str, Any] = "auto"
+    max_response_output_tokens: int | Literal["inf"] | None = None
+    on_interrupt: OnInterrupt = "drop"
+    provider_extras: dict[str, Any] = {}
+    """Merged deeply into the provider's session object."""
+
+    model: str | None = None
+    provider: str = "openai"
+    headless: bool = False
+    """No player listens: sound is not kept back for one."""
+    lease_s: float = 60.0
+    """A session whose talker is silent for so long closes as `abandoned`."""
+    max_duration_s: float | None = None
+    max_tokens_total: int | None = None
+    tool_timeout_s: float | None = None
+    """The longest that any call of this session may take; None leaves it to the tools."""
+
+
+class Open(Message, frozen=True, kw_only=True):
+    """Start a session. Goes to any shard; the reply's data is an Opened."""
+
+    config: dict[str, Any] = {}
+
+
+class Opened(Message, frozen=True, kw_only=True):
+    """Where a session's sound goes and with which right."""
+
+    session_id: str
+    token: str
+    transport: str
+    audio_in: str
+    """Endpoint of the transport's sound-in ROUTER."""
+    audio_out: str
+    """Endpoint of the transport's sound-out publisher."""
+    events: str
+    commands: str
+    seq: int = 0
+    warnings: list[str] = []
+
+
+class Attach(Message, frozen=True, kw_only=True):
+    """Join a session that exists; the reply's data is an Opened with a token of its own."""
+
+    rights: tuple[Literal["talk", "listen", "command"], ...] = ("talk", "listen", "command")
+
+
+class SendText(Message, frozen=True, kw_only=True):
+    """Say something in writing and have it answered."""
+
+    text: str
+
+
+class AddItem(Message, frozen=True, kw_only=True):
+    """Put a message, image or piece of history into the conversation; nothing answers it."""
+
+    item: dict[str, Any]
+
+
+class CommitAudio(Message, frozen=True, kw_only=True):
+    """Push-to-talk: what was said so far is a turn. Performed after sound frame `after_n`."""
+
+    after_n: int | None = None
+    respond: bool = True
+
+
+class ClearAudio(Message, frozen=True, kw_only=True):
+    """Forget what was said so far and not committed. Performed after sound frame `after_n`."""
+
+    after_n: int | None = None
+
+
+class CreateResponse(Message, frozen=True, kw_only=True):
+    """Have the model answer now."""
+
+    overrides: dict[str, Any] = {}
+
+
+class Interrupt(Message, frozen=True, kw_only=True):
+    """Stop the assistant: its sound at once, its response, and the tools that may be stopped."""
+
+
+class Update(Message, frozen=True, kw_only=True):
+    """Change the configuration; committed when the provider confirms it."""
+
+    config: dict[str, Any]
+
+
+class ReportPlayback(Message, frozen=True, kw_only=True):
+    """What the player has played: every 250 ms and at each stop, from the talker."""
+
+    item_id: str
+    content_index: int = 0
+    played_ms: int
+    state: Literal["playing", "stopped", "done"]
+
+
+class SubmitToolOutput(Message, frozen=True, kw_only=True):
+    """The result of a tool that the client runs itself."""
+
+    call_id: str
+    result: Any = None
+    error: str | None = None
+
+
+class Approve(Message, frozen=True, kw_only=True):
+    """Allow or deny a call that waits for it."""
+
+    call_id: str
+    approve: bool
+    reason: str | None = None
+
+
+class Snapshot(Message, frozen=True, kw_only=True):
+    """The state of a session: heads, epoch, link, configuration, items, open calls, responses."""
+
+
+class Replay(Message, frozen=True, kw_only=True):
+    """Events again, from memory or journal. The reply's data is a Replayed."""
+
+    from_seq: int = msgspec.field(name="from", default=1)
+    to_seq: int | None = msgspec.field(name="to", default=None)
+    limit: int = 200
+
+
+class Replayed(Message, frozen=True, kw_only=True):
+    """A page of events, each as its header; `next` is where to go on, None at the end."""
+
+    events: list[msgspec.Raw]
+    next: int | None
+
+
+class List(Message, frozen=True, kw_only=True):
+    """The sessions of this shard."""
+
+
+class Catalogue(Message, frozen=True, kw_only=True):
+    """The tools of the pool, with their schemas."""
+
+
+class Close(Message, frozen=True, kw_only=True):
+    """End the session. Performed after sound frame `after_n`."""
+
+    after_n: int | None = None
+
+
+class Ping(Message, frozen=True, kw_only=True):
+    """Is anybody there? With a session it also renews its lease."""
+
+
+COMMANDS = registry(
+    Open,
+    Attach,
+    SendText,
+    AddItem,
+    CommitAudio,
+    ClearAudio,
+    CreateResponse,
+    Interrupt,
+    Update,
+    ReportPlayback,
+    SubmitToolOutput,
+    Approve,
+    Snapshot,
+    Replay,
+    List,
+    Catalogue,
+    Close,
+    Ping,
+)
+SHARD_COMMANDS = frozenset({"open", "list", "catalogue", "ping"})
+"""Commands that need no session."""

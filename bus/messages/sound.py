@@ -1,0 +1,69 @@
+"""Headers of the audio lane. The samples travel as a raw payload frame, never as base64."""
+
+from typing import Literal
+
+from voicebus.bus.messages.base import Message, registry
+
+AudioFormat = Literal["pcm16", "g711_ulaw", "g711_alaw"]
+"""pcm16: signed 16-bit little-endian mono, 24 kHz. G.711: 8 kHz, one byte a sample."""
+
+RATE_HZ: dict[str, int] = {"pcm16": 24_000, "g711_ulaw": 8_000, "g711_alaw": 8_000}
+BYTES_PER_SAMPLE: dict[str, int] = {"pcm16": 2, "g711_ulaw": 1, "g711_alaw": 1}
+
+
+def milliseconds(samples: int, format: str) -> int:
+    """How long that many samples last, rounded down."""
+    return samples * 1000 // RATE_HZ[format]
+
+
+class SoundHeader(Message, frozen=True, kw_only=True):
+    """What all headers on `audio/<sid>/out` begin with."""
+
+    v: int = 1
+    kind: str
+    session_id: str
+    inc: str
+    seq: int
+
+
+class AssistantAudioDelta(SoundHeader, frozen=True, kw_only=True):
+    """A piece of the assistant's voice; the payload frame holds the samples."""
+
+    kind: str = "assistant_audio_delta"
+    turn_id: str
+    item_id: str
+    content_index: int
+    format: AudioFormat
+    offset_samples: int
+    """Where this piece begins within its item: a jump shows a drop."""
+
+
+class AudioEnd(SoundHeader, frozen=True, kw_only=True):
+    """The item's sound is complete; in order with the sound."""
+
+    kind: str = "end"
+    turn_id: str
+    item_id: str
+    content_index: int
+    samples: int
+
+
+class AudioFlush(SoundHeader, frozen=True, kw_only=True):
+    """Stop playing these responses now. None of their sound follows."""
+
+    kind: str = "flush"
+    responses: list[str]
+    why: str
+
+
+class SoundIn(Message, frozen=True, kw_only=True):
+    """The header of a caller's sound frame: `[header, samples]` to the sound-in socket."""
+
+    v: int = 1
+    session_id: str
+    token: str
+    n: int
+    """Counts from 1 per token."""
+
+
+SOUND = registry(AssistantAudioDelta, AudioEnd, AudioFlush, SoundIn)

@@ -1,0 +1,367 @@
+"""The one module that touches ZeroMQ: plain sockets on the loop's readers.
+
+Rules measured and kept here: no `await recv` (a flooded socket starves the loop, and a time limit
+around it loses messages); a bounded drain per wake-up; the FD only signals changes, so EVENTS is
+read again after each drain and each send; routers are mandatory *and* non-blocking, so that a lost
+or full peer is an answer and not a silence; heartbeats everywhere; no linger.
+"""
+
+import asyncio
+import enum
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import structlog
+import zmq
+
+Frames = Sequence[bytes]
+S = TypeVar("S", bound="Socket")
+Route = tuple[bytes, ...]
+"""The way back to a peer of a router: its identity, and a REQ's empty frame if it sent one."""
+
+DRAIN_LIMIT = 64
+"""Messages handled per wake-up before timers and other sockets get their turn."""
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+HEARTBEAT_MS = 1000
+HEARTBEAT_TIMEOUT_MS = 3000
+
+log = structlog.get_logger("voicebus.sockets")
+
+
+class Sent(enum.Enum):
+    """What became of a message."""
+
+    OK = "ok"
+    FULL = "full"
+    """The peer is there but its queue is full."""
+    GONE = "gone"
+    """No such peer."""
+
+
+class Socket:
+    """What all our sockets share: a bounded drain on the loop, and a clean end."""
+
+    def __init__(
+        self,
+        sockets: "Sockets",
+        kind: int,
+        receive: Callable[[list[bytes]], None] | None,
+        options: dict[int, int],
+    ) -> None:
+        self._sockets = sockets
+        self._raw: zmq.Socket[bytes] = sockets.context.socket(kind)
+        self._receive = receive
+        self._due = False
+        self._closed = False
+        defaults: dict[int, int] = {
+            zmq.LINGER: 0,
+            zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
+            zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+            zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+            zmq.HEARTBEAT_TTL: HEARTBEAT_TIMEOUT_MS,
+            zmq.RECONNECT_IVL: 20,
+            zmq.RECONNECT_IVL_MAX: 500,
+        }
+        for option, value in {**defaults, **options}.items():
+            self._raw.setsockopt(option, value)
+
+    def bind(self, endpoint: str) -> None:
+        """Bind. Who may connect to an ipc socket is decided by its folder's mode."""
+        self._raw.bind(endpoint)
+        if endpoint.startswith("ipc://"):
+            self._sockets.bound.append(Path(endpoint.removeprefix("ipc://")))
+        self._listen()
+
+    def connect(self, endpoint: str) -> None:
+        """Connect, now or whenever the peer appears."""
+        self._raw.connect(endpoint)
+        self._listen()
+
+    def _listen(self) -> None:
+        loop = self._sockets.loop
+        if self._receive is not None and loop is not None:
+            loop.add_reader(self._raw.FD, self._drain)
+            self._rearm(force=True)
+
+    def _drain(self) -> None:
+        self._due = False
+        if self._closed or self._receive is None:
+            return
+        for _ in range(DRAIN_LIMIT):
+            try:
+                frames = self._raw.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                self._receive(frames)
+            except Exception as error:
+                self._sockets.failed(error)
+                return
+            if self._is_closed():  # by the handler
+                return
+        self._rearm()
+
+    def _rearm(self, *, force: bool = False) -> None:
+        """The FD tells changes only: look ourselves whether something is waiting."""
+        loop = self._sockets.loop
+        if self._due or self._closed or self._receive is None or loop is None:
+            return
+        if force or int(self._raw.get(zmq.EVENTS)) & zmq.POLLIN:
+            self._due = True
+            loop.call_soon(self._drain)
+
+    def _send(self, frames: Frames) -> Sent:
+        if self._closed:
+            return Sent.GONE
+        try:
+            self._raw.send_multipart(frames, zmq.NOBLOCK)
+        except zmq.Again:
+            return Sent.FULL
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return Sent.GONE
+            raise
+        self._rearm()
+        return Sent.OK
+
+    def _is_closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Stop listening and close; what was not sent is dropped."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = self._sockets.loop
+        if self._receive is not None and loop is not None and not loop.is_closed():
+            loop.remove_reader(self._raw.FD)
+        self._raw.close(linger=0)
+        self._sockets.forget(self)
+
+
+class Router(Socket):
+    """Answers many peers: `receive(route, frames)`. A REQ's empty frame is handled by the route."""
+
+    def __init__(
+        self, sockets: "Sockets", receive: Callable[[Route, Frames], None], queue: int
+    ) -> None:
+        def split(frames: list[bytes]) -> None:
+            if len(frames) > 1 and frames[1] == b"":
+                receive((frames[0], b""), frames[2:])
+            else:
+                receive((frames[0],), frames[1:])
+
+        super().__init__(
+            sockets,
+            zmq.ROUTER,
+            split,
+            {zmq.ROUTER_MANDATORY: 1, zmq.SNDHWM: queue, zmq.RCVHWM: queue},
+        )
+
+    def send(self, route: Route, frames: Frames) -> Sent:
+        """To one peer; never blocks."""
+        return self._send([*route, *frames])
+
+
+class Dealer(Socket):
+    """Talks to one router. Its name is unique per start, so that nobody gets a dead one's mail."""
+
+    def __init__(
+        self, sockets: "Sockets", receive: Callable[[Frames], None], name: str, queue: int
+    ) -> None:
+        super().__init__(sockets, zmq.DEALER, receive, {zmq.SNDHWM: queue, zmq.RCVHWM: queue})
+        self._raw.setsockopt(zmq.ROUTING_ID, f"{name}.{os.urandom(4).hex()}".encode())
+
+    def send(self, frames: Frames) -> Sent:
+        """Queued until the peer is there; FULL when the queue is."""
+        return self._send(frames)
+
+
+class Publisher(Socket):
+    """An XPUB that sees each subscription, so that it can answer it and know who listens."""
+
+    def __init__(
+        self, sockets: "Sockets", subscribed: Callable[[bytes], None] | None, queue: int
+    ) -> None:
+        self.topics: set[bytes] = set()
+
+        def note(frames: list[bytes]) -> None:
+            if not frames[0]:
+                return
+            topic = frames[0][1:]
+            if frames[0][0] == 1:
+                self.topics.add(topic)
+                if subscribed is not None:
+                    subscribed(topic)
+            elif frames[0][0] == 0:
+                self.topics.discard(topic)
+
+        # VERBOSE: the second subscriber to a topic is told to us as well, for its welcome.
+        super().__init__(sockets, zmq.XPUB, note, {zmq.XPUB_VERBOSE: 1, zmq.SNDHWM: queue})
+
+    def wanted(self, topic: bytes) -> bool:
+        """Whether a subscription covers this topic."""
+        return any(topic.startswith(prefix) for prefix in self.topics)
+
+    def publish(self, topic: bytes, frames: Frames) -> None:
+        """To all subscribers; at a full one ZeroMQ drops it, which its numbers show."""
+        self._send([topic, *frames])
+
+
+class Subscriber(Socket):
+    """Listens to publishers. Subscribe before connecting."""
+
+    def __init__(
+        self, sockets: "Sockets", receive: Callable[[list[bytes]], None], queue: int
+    ) -> None:
+        # SNDHWM 0: subscriptions are messages, too, and beyond the mark they vanish in silence.
+        super().__init__(sockets, zmq.SUB, receive, {zmq.SNDHWM: 0, zmq.RCVHWM: queue})
+
+    def subscribe(self, topic: bytes) -> None:
+        """By prefix."""
+        self._raw.setsockopt(zmq.SUBSCRIBE, topic)
+
+    def unsubscribe(self, topic: bytes) -> None:
+        """As often as subscribed."""
+        self._raw.setsockopt(zmq.UNSUBSCRIBE, topic)
+
+
+class Sockets:
+    """A process's sockets: one context, made after any fork, and closed as a whole."""
+
+    def __init__(
+        self, *, failed: Callable[[Exception], None] | None = None, io_threads: int = 1
+    ) -> None:
+        """Make it inside the running loop. `failed` is told of an exception in a handler."""
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads)
+        self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        self.bound: list[Path] = []
+        self._open: set[Socket] = set()
+        self._failed = failed
+
+    def failed(self, error: Exception) -> None:
+        """A handler raised: a bug of ours. Told to the owner, or logged."""
+        if self._failed is None:
+            log.error("handler.failed", exc_info=error)
+        else:
+            self._failed(error)
+
+    def forget(self, socket: Socket) -> None:
+        """A socket was closed."""
+        self._open.discard(socket)
+
+    def router(
+        self, endpoint: str, receive: Callable[[Route, Frames], None], *, queue: int = 1000
+    ) -> Router:
+        """A bound ROUTER."""
+        return self._bound(Router(self, receive, queue), endpoint)
+
+    def dealer(
+        self, endpoint: str, receive: Callable[[Frames], None], *, name: str, queue: int = 1000
+    ) -> Dealer:
+        """A DEALER connected to one router."""
+        dealer = Dealer(self, receive, name, queue)
+        self._open.add(dealer)
+        dealer.connect(endpoint)
+        return dealer
+
+    def publisher(
+        self,
+        endpoint: str,
+        subscribed: Callable[[bytes], None] | None = None,
+        *,
+        queue: int = 5000,
+    ) -> Publisher:
+        """A bound XPUB; `subscribed(topic)` is called for each new subscription."""
+        return self._bound(Publisher(self, subscribed, queue), endpoint)
+
+    def subscriber(
+        self,
+        endpoints: Iterable[str],
+        topics: Iterable[bytes],
+        receive: Callable[[list[bytes]], None],
+        *,
+        queue: int = 10_000,
+    ) -> Subscriber:
+        """A SUB connected to all of them; `receive` gets `[topic, header, payload…]`."""
+        subscriber = Subscriber(self, receive, queue)
+        self._open.add(subscriber)
+        for topic in topics:
+            subscriber.subscribe(topic)
+        for endpoint in endpoints:
+            subscriber.connect(endpoint)
+        return subscriber
+
+    def _bound(self, socket: S, endpoint: str) -> S:
+        self._open.add(socket)
+        try:
+            socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            socket.close()
+            raise OSError(
+                f"cannot bind {endpoint}: {error}; is the run folder there and writable?"
+            ) from None
+        return socket
+
+    def close(self) -> None:
+        """Close all sockets, remove their files, end the context."""
+        for socket in list(self._open):
+            socket.close()
+        for path in self.bound:
+            path.unlink(missing_ok=True)
+        self.bound.clear()
+        self.context.destroy(linger=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class CancelWatch:
+    """The cancel broadcast as a tool's own thread sees it: polled, no loop, no helper thread.
+
+    A helper thread would have to wait for the GIL that the tool holds (5 to 10 ms); polling in the
+    tool's thread sees a cancel in at most the poll's own interval.
+    """
+
+    def __init__(self, endpoints: Iterable[str], topics: Iterable[bytes] = (b"cancel/",)) -> None:
+        """Make it in the thread, and in the process, that polls."""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._raw = self._context.socket(zmq.SUB)
+        self._raw.setsockopt(zmq.SNDHWM, 0)
+        self._raw.setsockopt(zmq.LINGER, 0)
+        self._raw.setsockopt(zmq.RECONNECT_IVL, 20)
+        self._raw.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        for topic in topics:
+            self._raw.setsockopt(zmq.SUBSCRIBE, topic)
+        for endpoint in endpoints:
+            self._raw.connect(endpoint)
+
+    def poll(self) -> list[list[bytes]]:
+        """All that has come since: `[topic, header]` each. Never blocks."""
+        found: list[list[bytes]] = []
+        while True:
+            try:
+                found.append(self._raw.recv_multipart(zmq.NOBLOCK))
+            except zmq.Again:
+                return found
+
+    @property
+    def fd(self) -> int:
+        """Readable when something may have come; call poll() before waiting on it."""
+        return int(self._raw.get(zmq.FD))
+
+    def close(self) -> None:
+        """End the socket and its context."""
+        self._raw.close(linger=0)
+        self._context.term()
