@@ -1,0 +1,1 @@
+"""Settings: typed, read once in a service's main, handed down as arguments."""

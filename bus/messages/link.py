@@ -29,7 +29,9 @@ class Hello(Down, tag="hello", frozen=True, kw_only=True):
 
 
 class Ack(Down, tag="ack", frozen=True, kw_only=True):
-    """Everything up to `n` is journaled; the transport may forget it."""
+    """Everything up to `n` is journaled; the transport may forget it.
+
+    Sent each second even when empty: it is the session process's sign of life."""
 
     sessions: dict[str, int]
 
@@ -112,6 +114,10 @@ class LinkWelcome(Up, tag="welcome", frozen=True, kw_only=True):
     audio_out: str
 
 
+class LinkReset(Up, tag="reset", frozen=True, kw_only=True):
+    """I do not know you: say Hello."""
+
+
 class DownAck(Up, tag="down_ack", frozen=True, kw_only=True):
     """Everything down to `n` is done; the session may forget it."""
 
@@ -187,6 +193,7 @@ class ProviderClosed(Event, tag="closed", frozen=True, kw_only=True):
 ANY_DOWN = Hello | Ack | Dial | SendFrame | ReleaseSound | GrantToken | HangUp | Flush
 ANY_UP = (
     LinkWelcome
+    | LinkReset
     | DownAck
     | ProviderOpened
     | ProviderFrame
