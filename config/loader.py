@@ -14,8 +14,9 @@ from voicebus.config.settings import SECTIONS, CellSettings, Settings
 S = TypeVar("S", bound=Settings)
 
 PREFIX = "VOICEBUS_"
-RESERVED = frozenset({"VOICEBUS_CONFIG"})
-"""Variables that are not fields of a section."""
+RESERVED = frozenset({"VOICEBUS_CONFIG", "VOICEBUS_PYTHON", "VOICEBUS_SIMULATOR"})
+"""Variables that are not fields of a section: the settings file, and two that only
+supervisord.conf reads."""
 
 
 class BadSettings(ValueError):

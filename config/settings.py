@@ -28,6 +28,8 @@ class CellSettings(Settings, frozen=True, kw_only=True):
 class SessionSettings(Settings, frozen=True, kw_only=True):
     """Section `session`."""
 
+    model: str = "gpt-realtime"
+    """Asked for when a session's own configuration names none."""
     max_sessions: int = 200
     """Per shard; one more is refused with `busy`."""
     in_flight: int = 64
