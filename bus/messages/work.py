@@ -163,6 +163,8 @@ class Credit(ToPool, tag="credit", frozen=True, kw_only=True):
     """So many calls can be taken now. Absolute, so that a lost one does no harm."""
 
     free: int
+    received: int | None = None
+    """How many calls came since the last hello: tells what is still on its way."""
 
 
 class Started(ToPool, tag="started", frozen=True, kw_only=True):

@@ -1,0 +1,134 @@
+"""What the dispatcher knows. Owned by `core.step`, which changes it in place."""
+
+from dataclasses import dataclass, field
+
+from voicebus.bus.messages import work
+
+Key = tuple[str, str]
+"""(session_id, call_id): what names a call."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Where the pool says `busy`, and how long it waits for whom."""
+
+    running_per_session: int = 4
+    queued_per_session: int = 8
+    queued: int = 500
+    settle_s: float = 1.5
+    """After its start the dispatcher only matches what workers and sessions tell it, so long."""
+    silent_s: float = 1.5
+    """A worker that has said nothing for so long is lost."""
+    attempts: int = 3
+    """How often a call whose repetition is harmless may be started."""
+    overdue_s: float = 3.0
+    """How long after its deadline and grace a call may stay unanswered by its worker."""
+    repeat_s: float = 1.0
+    """How long until an outcome that was not acknowledged is told again."""
+    keep_s: float = 600.0
+    """How long an outcome is kept for a session that does not fetch it."""
+    remember_s: float = 60.0
+    """How long an acknowledged call is remembered, to know a late result as late."""
+    keep_tools_s: float = 30.0
+    """How long the catalogue keeps the tools of a lost worker, which may be restarting."""
+
+
+@dataclass(kw_only=True)
+class Worker:
+    """A process that runs tools."""
+
+    peer: str
+    name: str
+    inc: str
+    capacity: int
+    tools: dict[str, work.ToolSpec]
+    heard_at: float
+    free: int = 0
+    sent: int = 0
+    """Calls given to it since its hello; Credit.received says how many of them it has seen."""
+    used_at: float = float("-inf")
+    is_leaving: bool = False
+    holds: set[Key] = field(default_factory=set)
+
+    @property
+    def label(self) -> str:
+        """`name/incarnation`."""
+        return f"{self.name}/{self.inc}"
+
+
+@dataclass(kw_only=True)
+class Call:
+    """A call that has not ended."""
+
+    key: Key
+    submit: work.SubmitCall | None
+    """None: a worker has it, but its session has not yet told us of it."""
+    peer: str | None
+    deadline_at: float
+    order: int
+    attempt: int = 0
+    worker: str | None = None
+    """The peer that has it; None while it waits in the queue."""
+    is_started: bool = False
+    waits_for_settling: bool = False
+    cancel_reason: str | None = None
+    lost_attempts: set[str] = field(default_factory=set)
+    """Workers that had it and were lost: a result from one of them still counts."""
+
+
+@dataclass(kw_only=True)
+class Ended:
+    """A call that has ended and whose session has not yet said that it knows."""
+
+    outcome: work.Outcome
+    peer: str | None
+    worker: str | None
+    """`name/incarnation` of the worker that keeps the result until the session has it."""
+    at: float
+    repeat_at: float
+    repeats: int = 0
+
+
+@dataclass(kw_only=True)
+class State:
+    """Everything. `fresh` makes the first one."""
+
+    inc: str
+    limits: Limits
+    settle_until: float
+    missing: set[str]
+    """Workers of the predecessor (`name/incarnation`) that have not yet said hello."""
+    last_at: float
+    departed: set[str] = field(default_factory=set)
+    """Workers that were lost while some session may still have to hear of their calls."""
+    followers: dict[str, work.Follow] = field(default_factory=dict)
+    workers: dict[str, Worker] = field(default_factory=dict)
+    """By peer."""
+    lost_tools: dict[str, tuple[float, dict[str, work.ToolSpec]]] = field(default_factory=dict)
+    """Worker name -> when to forget its tools, and these."""
+    calls: dict[Key, Call] = field(default_factory=dict)
+    ended: dict[Key, Ended] = field(default_factory=dict)
+    acknowledged: dict[Key, float] = field(default_factory=dict)
+    """When to forget; in the order in which that happens."""
+    cancelled_early: dict[Key, str] = field(default_factory=dict)
+    """Cancels that came before their call; the last 256."""
+    remembered: tuple[str, ...] = ()
+    catalogue: tuple[work.ToolSpec, ...] = ()
+    is_settled: bool = False
+    is_draining: bool = False
+    next_order: int = 0
+
+
+def fresh(inc: str, at: float, limits: Limits, predecessors: tuple[str, ...] = ()) -> State:
+    """The state of a dispatcher that has just started.
+
+    `predecessors` are the workers that an earlier dispatcher of this run folder remembered.
+    """
+    return State(
+        inc=inc,
+        limits=limits,
+        settle_until=at + limits.settle_s,
+        missing=set(predecessors),
+        remembered=tuple(sorted(predecessors)),
+        last_at=at,
+    )

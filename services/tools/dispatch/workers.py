@@ -1,0 +1,300 @@
+"""Workers come, report and are lost; what becomes of the calls of a lost one."""
+
+from typing import assert_never
+
+from voicebus.bus.messages import work
+from voicebus.services.tools.dispatch import choice, endings
+from voicebus.services.tools.dispatch.effects import (
+    Effect,
+    Note,
+    RememberWorkers,
+    TellSession,
+    TellWorker,
+)
+from voicebus.services.tools.dispatch.state import Call, Key, State, Worker
+
+Report = (
+    work.WorkerHello
+    | work.Credit
+    | work.Started
+    | work.Progress
+    | work.Result
+    | work.Heartbeat
+    | work.Bye
+)
+
+
+def said(state: State, at: float, peer: str, message: Report, effects: list[Effect]) -> None:
+    """A worker's message."""
+    if isinstance(message, work.WorkerHello):
+        _hello(state, at, peer, message, effects)
+        return
+    worker = state.workers.get(peer)
+    if worker is None:
+        effects.append(TellWorker(peer, work.Reset()))
+        return
+    worker.heard_at = at
+    match message:
+        case work.Credit():
+            on_the_way = 0 if message.received is None else worker.sent - message.received
+            worker.free = message.free - max(0, on_the_way)
+        case work.Started():
+            call = _call_at(state, worker, message)
+            if call is not None and not call.is_started:
+                call.is_started = True
+                _forward(
+                    call,
+                    work.CallStarted(
+                        session_id=call.key[0], call_id=call.key[1], worker=worker.name
+                    ),
+                    effects,
+                )
+        case work.Progress():
+            call = _call_at(state, worker, message)
+            if call is not None:
+                _forward(
+                    call,
+                    work.CallProgress(
+                        session_id=call.key[0], call_id=call.key[1], text=message.text
+                    ),
+                    effects,
+                )
+        case work.Result():
+            _result(state, at, worker, message, effects)
+        case work.Heartbeat():
+            effects.append(TellWorker(peer, work.PoolHeartbeat()))
+        case work.Bye():
+            lost(state, at, peer, "bye", effects)
+        case _:
+            assert_never(message)
+
+
+def _call_at(state: State, worker: Worker, message: work.Started | work.Progress) -> Call | None:
+    call = state.calls.get((message.session_id, message.call_id))
+    return call if call is not None and call.worker == worker.peer else None
+
+
+def _forward(
+    call: Call, message: work.CallStarted | work.CallProgress, effects: list[Effect]
+) -> None:
+    if call.peer is not None:
+        effects.append(TellSession(call.peer, message))
+
+
+# --- coming -----------------------------------------------------------------------------------
+
+
+def _hello(
+    state: State, at: float, peer: str, message: work.WorkerHello, effects: list[Effect]
+) -> None:
+    welcome = TellWorker(peer, work.PoolWelcome(inc=state.inc))
+    known = state.workers.get(peer)
+    if known is not None and known.inc == message.inc:
+        # It repeats its hello because our welcome took long. What we sent meanwhile it has not
+        # counted, so nothing may be concluded from what it does not name.
+        known.heard_at = at
+        effects.append(welcome)
+        return
+    before = _forget_predecessor(state, at, message, effects)
+    worker = Worker(
+        peer=peer,
+        name=message.name,
+        inc=message.inc,
+        capacity=message.capacity,
+        tools={tool.name: tool for tool in message.tools},
+        heard_at=at,
+    )
+    state.workers[peer] = worker
+    state.missing.discard(worker.label)
+    state.lost_tools.pop(message.name, None)
+    remember(state, effects)
+    effects.append(welcome)
+    for reference in (*message.running, *message.unacked):
+        _attach(state, at, worker, (reference.session_id, reference.call_id), effects)
+    for key in before - worker.holds:
+        # The same incarnation does not name it: it certainly never got it.
+        call = state.calls.get(key)
+        if call is not None:
+            call.is_started = False
+            _loss(state, at, call, worker, effects)
+    effects.append(Note("worker.joined", (("worker", worker.label), ("tools", len(worker.tools)))))
+    publish_catalogue(state, effects)
+
+
+def _forget_predecessor(
+    state: State, at: float, message: work.WorkerHello, effects: list[Effect]
+) -> set[Key]:
+    """The calls that this very incarnation had over an earlier connection, now without worker."""
+    calls: set[Key] = set()
+    for peer, worker in list(state.workers.items()):
+        if worker.name != message.name:
+            continue
+        if worker.inc == message.inc:
+            del state.workers[peer]
+            for key in worker.holds & state.calls.keys():
+                state.calls[key].worker = None
+                calls.add(key)
+        else:
+            lost(state, at, peer, "replaced", effects)
+    return calls
+
+
+def _attach(state: State, at: float, worker: Worker, key: Key, effects: list[Effect]) -> None:
+    """The worker has this call, or its result: whoever submits it again finds it."""
+    if key in state.ended or key in state.acknowledged:
+        return  # its result will come and be late
+    call = state.calls.get(key)
+    if call is None:
+        call = Call(
+            key=key,
+            submit=None,
+            peer=None,
+            deadline_at=at + state.limits.keep_s,
+            order=state.next_order,
+        )
+        state.next_order += 1
+        state.calls[key] = call
+    if call.worker is not None:
+        return  # meanwhile another one runs it; the first result counts
+    call.worker = worker.peer
+    call.waits_for_settling = False
+    call.is_started = True
+    call.attempt = max(call.attempt, 1)
+    worker.holds.add(key)
+    if call.cancel_reason is not None:
+        effects.append(
+            TellWorker(
+                worker.peer,
+                work.CancelCall(session_id=key[0], call_id=key[1], reason=call.cancel_reason),
+            )
+        )
+
+
+# --- results ----------------------------------------------------------------------------------
+
+
+def _result(
+    state: State, at: float, worker: Worker, result: work.Result, effects: list[Effect]
+) -> None:
+    key = (result.session_id, result.call_id)
+    worker.holds.discard(key)
+    call = state.calls.get(key)
+    if call is None:
+        endings.late(state, at, result, worker.label, worker.peer, effects)
+        return
+    acked = TellWorker(worker.peer, work.Acked(session_id=key[0], call_id=key[1]))
+    if call.worker != worker.peer:
+        if result.status not in ("ok", "error") or worker.label not in call.lost_attempts:
+            effects.append(acked)  # the failure of an attempt that has been replaced
+            return
+        if call.worker is not None:
+            # The lost attempt was not lost: its result counts, the second one is stopped.
+            effects.append(
+                TellWorker(
+                    call.worker,
+                    work.CancelCall(session_id=key[0], call_id=key[1], reason="answered"),
+                )
+            )
+        endings.end_with(state, at, call, result, worker.label, effects)
+        return
+    if result.status == "lost":
+        # The worker lives but the call's process does not, through no fault of the call's own;
+        # or the worker could not take it.
+        effects.append(acked)
+        call.is_started = result.started
+        _loss(state, at, call, worker, effects)
+        return
+    endings.end_with(state, at, call, result, worker.label, effects)
+
+
+# --- losing -----------------------------------------------------------------------------------
+
+
+def lost(state: State, at: float, peer: str, why: str, effects: list[Effect]) -> None:
+    """A worker is gone; its calls run again elsewhere or end, by what they do."""
+    worker = state.workers.pop(peer, None)
+    if worker is None:
+        return
+    effects.append(Note("worker.lost", (("worker", worker.label), ("why", why))))
+    if why != "bye":
+        state.departed.add(worker.label)
+        state.lost_tools[worker.name] = (at + state.limits.keep_tools_s, worker.tools)
+    for key in sorted(worker.holds):
+        call = state.calls.get(key)
+        if call is not None and call.worker == peer:
+            # It may have begun without our hearing of it.
+            call.is_started = True
+            _loss(state, at, call, worker, effects)
+    remember(state, effects)
+    publish_catalogue(state, effects)
+
+
+def _loss(state: State, at: float, call: Call, worker: Worker, effects: list[Effect]) -> None:
+    """The attempt is gone. `once` may run again only if it certainly did not begin."""
+    worker.holds.discard(call.key)
+    tool = choice.tool_of(state, call) or worker.tools.get(
+        call.submit.tool if call.submit is not None else ""
+    )
+    harmless = tool is not None and tool.effects != "once"
+    call.lost_attempts.add(worker.label)
+    call.worker = None
+    if call.submit is None:
+        # Nobody has asked us for it yet. Who does will be answered by the rule for resubmits.
+        state.missing.add(worker.label)
+        del state.calls[call.key]
+        return
+    if call.is_started and not harmless:
+        words = (
+            "the tool may or may not have run to its end: its process was lost. "
+            "Check before trying it again"
+        )
+        endings.end(state, at, call, "unknown", words, effects)
+    elif call.cancel_reason is not None:
+        words = f"cancelled ({call.cancel_reason}); its process was lost meanwhile"
+        endings.end(state, at, call, "cancelled", words, effects)
+    elif call.attempt >= state.limits.attempts:
+        words = f"its process was lost {call.attempt} times; it did not finish"
+        endings.end(state, at, call, "lost", words, effects)
+    else:
+        call.is_started = False
+
+
+def remember(state: State, effects: list[Effect]) -> None:
+    """Keep the list of workers that a successor has to hear before it runs a `once` call again."""
+    if not state.ended:
+        # Every outcome is known to its session: of the lost workers only those still matter
+        # whose calls are being tried again.
+        open_attempts = {label for call in state.calls.values() for label in call.lost_attempts}
+        state.departed &= open_attempts
+    here = {worker.label for worker in state.workers.values()}
+    names = tuple(sorted(here | state.missing | state.departed))
+    if names != state.remembered:
+        state.remembered = names
+        effects.append(RememberWorkers(names))
+
+
+# --- catalogue --------------------------------------------------------------------------------
+
+
+def forget_tools(state: State, at: float, effects: list[Effect]) -> None:
+    """Tools whose worker did not come back."""
+    due = [name for name, (forget_at, _) in state.lost_tools.items() if at >= forget_at]
+    for name in due:
+        del state.lost_tools[name]
+    if due:
+        publish_catalogue(state, effects)
+
+
+def publish_catalogue(state: State, effects: list[Effect]) -> None:
+    """To all sessions, if it changed."""
+    tools: dict[str, work.ToolSpec] = {}
+    for _, gone in state.lost_tools.values():
+        tools |= gone
+    for worker in state.workers.values():
+        tools |= worker.tools
+    catalogue = tuple(tools[name] for name in sorted(tools))
+    if catalogue == state.catalogue:
+        return
+    state.catalogue = catalogue
+    message = work.ToolCatalogue(inc=state.inc, tools=list(catalogue))
+    effects.extend(TellSession(peer, message) for peer in state.followers)

@@ -1,0 +1,374 @@
+"""From a function's signature and docstring to JSON Schema, and from JSON arguments to a call."""
+
+import difflib
+import enum
+import functools
+import inspect
+import re
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ForwardRef
+
+import msgspec
+
+from voicebus.services.tools import docstrings
+from voicebus.services.tools.api import ToolContext
+
+DESCRIPTION_LIMIT = 1024
+"""Providers refuse a session whose tool descriptions are longer."""
+
+
+class SchemaError(ValueError):
+    """A signature that cannot be described to a model. The text says which parameter and why."""
+
+
+class InvalidArguments(ValueError):
+    """Arguments that do not fit. The text is for the model: what was wrong and what is expected."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a model is told of a function, and how its answer becomes a call."""
+
+    description: str
+    parameters: dict[str, Any]
+    """JSON Schema of the arguments: an object."""
+    bind: Callable[[dict[str, Any]], dict[str, Any]]
+    """JSON arguments to keyword arguments. Raises InvalidArguments."""
+    context_parameter: str | None
+    """The parameter that gets the ToolContext."""
+
+
+def describe(function: Callable[..., Any], description: str | None = None) -> Signature:
+    """The signature of a callable. Raises SchemaError."""
+    documentation = docstrings.read(inspect.getdoc(function))
+    text = description if description is not None else documentation.summary
+    if not text:
+        raise SchemaError(
+            "it has no docstring: write one sentence that tells the model when to call it"
+        )
+    if len(text) > DESCRIPTION_LIMIT:
+        raise SchemaError(
+            f"its description has {len(text)} characters, the limit is {DESCRIPTION_LIMIT}: "
+            "shorten the first paragraph of its docstring"
+        )
+    hints = _hints(function)
+    context: str | None = None
+    fields: list[Any] = []
+    takes_any = False
+    for parameter in inspect.signature(function).parameters.values():
+        name = parameter.name
+        hint = hints.get(name, Any)
+        if _is_context(name, hint, parameter):
+            context = name
+            continue
+        if parameter.kind is parameter.VAR_KEYWORD:
+            takes_any = True
+            continue
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+            raise SchemaError(f"parameter {name!r} is positional; arguments come by name")
+        fields.append(_field(parameter, hint, documentation.parameters.get(name)))
+    arguments = _struct(fields, forbid_unknown=not takes_any)
+    return Signature(
+        description=text,
+        parameters=_object_schema(arguments),
+        bind=functools.partial(_bind, arguments, takes_any),
+        context_parameter=context,
+    )
+
+
+def unchecked(description: str, parameters: dict[str, Any], *, context: str | None) -> Signature:
+    """A signature for a tool that brings its own JSON Schema (such as Mojentic's LLMTool).
+
+    Only names are checked: which are required, and that none is unknown.
+    """
+    if len(description) > DESCRIPTION_LIMIT:
+        raise SchemaError(
+            f"its description has {len(description)} characters, the limit is {DESCRIPTION_LIMIT}"
+        )
+    return Signature(description, parameters, functools.partial(_by_name, parameters), context)
+
+
+# --- arguments --------------------------------------------------------------------------------
+
+
+def _bind(
+    struct: type[msgspec.Struct], takes_any: bool, arguments: dict[str, Any]
+) -> dict[str, Any]:
+    known = struct.__struct_fields__
+    if not takes_any:
+        _refuse_unknown(arguments, known)
+    try:
+        value = msgspec.convert(arguments, struct, dec_hook=_decode_custom)
+    except msgspec.ValidationError as error:
+        raise InvalidArguments(_for_the_model(str(error)) + _choices(struct, str(error))) from None
+    # Only what was given: the function's own defaults are the authority.
+    given: dict[str, Any] = {name: getattr(value, name) for name in known if name in arguments}
+    if takes_any:
+        given |= {name: item for name, item in arguments.items() if name not in known}
+    return given
+
+
+def _by_name(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    known = tuple(parameters.get("properties", {}))
+    missing = [name for name in parameters.get("required", ()) if name not in arguments]
+    if missing:
+        raise InvalidArguments(f"missing: {', '.join(missing)}")
+    if parameters.get("additionalProperties") is not True:
+        _refuse_unknown(arguments, known)
+    return dict(arguments)
+
+
+def _refuse_unknown(arguments: dict[str, Any], known: tuple[str, ...]) -> None:
+    for name in arguments:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = (
+                f"did you mean '{near[0]}'?"
+                if near
+                else f"known are: {', '.join(known)}"
+                if known
+                else "this tool takes no arguments"
+            )
+            raise InvalidArguments(f"unknown argument '{name}'; {hint}")
+
+
+_AT = re.compile(r" - at `\$\.?(.*)`$")
+_WORDS = {"`int`": "an integer", "`float`": "a number", "`str`": "a string", "`bool`": "a boolean"}
+
+
+def _for_the_model(text: str) -> str:
+    where = _AT.search(text)
+    said = _AT.sub("", text)
+    said = said.replace("Object missing required field", "missing argument")
+    for python, words in _WORDS.items():
+        said = said.replace(f"Expected {python}", f"expected {words}")
+    return f"argument '{where[1]}': {said}" if where and where[1] else said
+
+
+def _choices(struct: type[msgspec.Struct], text: str) -> str:
+    where = _AT.search(text)
+    if where is None or "enum value" not in text:
+        return ""
+    schema = _object_schema(struct)["properties"].get(where[1], {})
+    values = schema.get("enum") or []
+    return f"; allowed are: {', '.join(map(repr, values))}" if values else ""
+
+
+# --- schema -----------------------------------------------------------------------------------
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    target: Any = function
+    if inspect.isclass(function):
+        target = function.__init__
+    elif not inspect.isroutine(function):
+        target = getattr(function, "__call__", function)  # noqa: B004 - the method is wanted
+    try:
+        return typing.get_type_hints(inspect.unwrap(target), include_extras=True)
+    except NameError as error:
+        raise SchemaError(
+            f"a type hint names something that does not exist: {error}; "
+            "import it at run time (not under TYPE_CHECKING) and at module level"
+        ) from None
+    except TypeError as error:
+        raise SchemaError(f"its type hints cannot be read: {error}") from None
+
+
+def _is_context(name: str, hint: Any, parameter: inspect.Parameter) -> bool:
+    options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    if any(inspect.isclass(one) and issubclass(one, ToolContext) for one in options):
+        return True
+    return name == "ctx" and parameter.annotation is parameter.empty
+
+
+def _field(parameter: inspect.Parameter, hint: Any, words: str | None) -> Any:
+    described = _with_description(_understood(parameter.name, hint), words)
+    if parameter.default is parameter.empty:
+        return (parameter.name, described)
+    default = parameter.default
+    if default is None and not _allows_none(hint):
+        # `x: int = None` means "may be left out" to people and to models.
+        return (parameter.name, described, msgspec.field(default_factory=lambda: None))
+    if _shows_in_json(default):
+        if isinstance(default, (list, dict, set, bytearray)):
+            return (parameter.name, described, msgspec.field(default_factory=lambda: default))
+        return (parameter.name, described, default)
+    return (parameter.name, described, msgspec.field(default_factory=lambda: default))
+
+
+def _shows_in_json(default: Any) -> bool:
+    try:
+        msgspec.json.encode(default)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return True
+
+
+def _with_description(hint: Any, words: str | None) -> Any:
+    extra = typing.get_args(hint)[1:] if typing.get_origin(hint) is typing.Annotated else ()
+    said = [one for one in extra if isinstance(one, str)]
+    has_own = any(isinstance(one, msgspec.Meta) and one.description for one in extra)
+    text = said[0] if said else words
+    return hint if has_own or not text else typing.Annotated[hint, msgspec.Meta(description=text)]
+
+
+def _understood(name: str, hint: Any) -> Any:
+    """The hint, or one that msgspec understands as well. Raises SchemaError."""
+    if hint is Any or isinstance(hint, (str, ForwardRef)):
+        return Any
+    try:
+        _schema_of(hint)
+    except TypeError as error:
+        if _is_union(hint):
+            return _one_of(name, typing.get_args(hint))
+        raise SchemaError(
+            f"parameter {name!r}: a model cannot fill in {_show(hint)} ({_first_line(error)}); "
+            "use str, int, float, bool, Literal, Enum, list, dict, tuple, a dataclass, "
+            "a TypedDict or a pydantic model"
+        ) from None
+    return hint
+
+
+class _AnyInstance(type):
+    # msgspec checks what a hook returned against the hinted type; here any member may come back.
+    def __instancecheck__(cls, instance: object) -> bool:
+        return True
+
+
+def _one_of(name: str, options: tuple[Any, ...]) -> Any:
+    """A type for a union whose members only their contents tell apart: tried in order."""
+    members = [_understood(name, option) for option in options]
+
+    class OneOf(metaclass=_AnyInstance):
+        @staticmethod
+        def schema() -> dict[str, Any]:
+            return {"anyOf": [_inlined(*_schema_of(member)) for member in members]}
+
+        @staticmethod
+        def decode(value: Any) -> Any:
+            refusals = []
+            for member in members:
+                try:
+                    return msgspec.convert(value, member, dec_hook=_decode_custom)
+                except msgspec.ValidationError as error:
+                    refusals.append(f"{_show(member)}: {error}")
+            raise ValueError("fits none of " + "; ".join(refusals))
+
+    return OneOf
+
+
+def _struct(fields: list[Any], *, forbid_unknown: bool) -> type[msgspec.Struct]:
+    return msgspec.defstruct(
+        "Arguments", fields, kw_only=True, forbid_unknown_fields=forbid_unknown
+    )
+
+
+def _schema_of(hint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    (schema,), components = msgspec.json.schema_components(
+        [hint], schema_hook=_custom_schema, ref_template="#/$defs/{name}"
+    )
+    return schema, components
+
+
+def _object_schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    schema = _inlined(*_schema_of(struct))
+    schema.pop("title", None)
+    schema.setdefault("properties", {})
+    schema.setdefault("required", [])
+    return schema
+
+
+def _inlined(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, Any]:
+    """The schema without references, except where a type contains itself."""
+    kept: dict[str, Any] = {}
+
+    def walk(node: Any, inside: tuple[str, ...]) -> Any:
+        if isinstance(node, list):
+            return [walk(one, inside) for one in node]
+        if not isinstance(node, dict):
+            return node
+        reference = node.get("$ref", "")
+        name = reference.removeprefix("#/$defs/") if isinstance(reference, str) else ""
+        if name in components:
+            if name in inside:
+                kept.setdefault(name, None)
+                return node
+            rest = {key: value for key, value in node.items() if key != "$ref"}
+            return {**walk(components[name], (*inside, name)), **walk(rest, inside)}
+        walked = {key: walk(value, inside) for key, value in node.items()}
+        if "properties" in walked:
+            walked.pop("title", None)
+        values = walked.get("enum")
+        if isinstance(values, list) and "type" not in walked:
+            walked.pop("title", None)
+            kinds = {_json_type(value) for value in values}
+            if len(kinds) == 1:
+                walked = {"type": kinds.pop(), **walked}
+        return walked
+
+    walked: dict[str, Any] = walk(schema, ())
+    if kept:
+        walked["$defs"] = {name: walk(components[name], (*kept,)) for name in kept}
+    return walked
+
+
+def _json_type(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    if value is None:
+        return "null"
+    return {int: "integer", float: "number", str: "string"}.get(type(value), "object")
+
+
+def _custom_schema(kind: type) -> dict[str, Any]:
+    own = getattr(kind, "schema", None)
+    if kind.__name__ == "OneOf" and own is not None:
+        return typing.cast("dict[str, Any]", own())
+    pydantic = getattr(kind, "model_json_schema", None)
+    if pydantic is not None:
+        schema: dict[str, Any] = pydantic()
+        return _inlined(schema, schema.pop("$defs", {}))
+    raise NotImplementedError(f"{kind.__name__} has no JSON form")
+
+
+def _decode_custom(kind: type, value: Any) -> Any:
+    if kind.__name__ == "OneOf":
+        return kind.decode(value)  # type: ignore[attr-defined]
+    try:
+        return kind.model_validate(value)  # type: ignore[attr-defined]
+    except ValueError as error:
+        errors = getattr(error, "errors", None)
+        if errors is None:
+            raise
+        first = errors(include_url=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def _allows_none(hint: Any) -> bool:
+    return hint is Any or hint is None or (_is_union(hint) and type(None) in typing.get_args(hint))
+
+
+def _show(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].rstrip(":")
+
+
+def jsonable(value: Any) -> Any:
+    """What a tool returned, as msgspec can write it: dataclasses, enums, pydantic and so on."""
+    dump = getattr(value, "model_dump", None)
+    if dump is not None and not inspect.isclass(value):
+        return dump(mode="json")
+    if isinstance(value, enum.Enum):
+        return value.value
+    raise NotImplementedError(f"a {type(value).__name__} has no JSON form")

@@ -1,0 +1,259 @@
+"""Whatever happens in whatever order: one outcome per call, nothing `once` runs twice."""
+
+from collections import Counter, deque
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from voicebus.bus.messages import work
+from voicebus.services.tools.dispatch import core
+from voicebus.services.tools.dispatch.effects import (
+    Effect,
+    RememberWorkers,
+    TellSession,
+    TellWorker,
+)
+from voicebus.services.tools.dispatch.events import Event, SessionSaid, Ticked, WorkerSaid
+from voicebus.services.tools.dispatch.state import Limits, fresh
+
+SESSION = "s0-" + "0" * 26
+TOOLS = {
+    "read": work.ToolSpec(name="read", parameters={}, effects="none"),
+    "pay": work.ToolSpec(name="pay", parameters={}, effects="once"),
+}
+CAPACITY = 2
+
+
+class Host:
+    """A worker that keeps the protocol: results are kept until acknowledged."""
+
+    def __init__(self, name: str, inc: str) -> None:
+        self.name = name
+        self.peer = f"{name}.{inc}"
+        self.inc = inc
+        self.mail: deque[Any] = deque()
+        self.running: dict[str, str] = {}
+        self.unacked: dict[str, work.Result] = {}
+        self.tombstones: set[str] = set()
+        self.received = 0
+
+    def hello(self) -> list[Any]:
+        self.received = 0
+        refs = [work.CallRef(session_id=SESSION, call_id=one) for one in self.running]
+        kept = [work.CallRef(session_id=SESSION, call_id=one) for one in self.unacked]
+        return [
+            work.WorkerHello(
+                name=self.name,
+                inc=self.inc,
+                pid=1,
+                capacity=CAPACITY,
+                tools=list(TOOLS.values()),
+                running=refs,
+                unacked=kept,
+            ),
+            self.credit(),
+            *self.unacked.values(),
+        ]
+
+    def credit(self) -> work.Credit:
+        return work.Credit(free=CAPACITY - len(self.running), received=self.received)
+
+
+class Interleavings(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.at = 0.0
+        self.incs = 0
+        self.remembered: tuple[str, ...] = ()
+        self.ran: Counter[str] = Counter()
+        self.tools: dict[str, str] = {}
+        self.outcomes: dict[str, str] = {}
+        self.owed: set[str] = set()
+        self.to_session: deque[Any] = deque()
+        self.start_dispatcher()
+        self.hosts = [self.new_host("w0"), self.new_host("w1")]
+
+    # --- the parts ---
+
+    def start_dispatcher(self) -> None:
+        self.incs += 1
+        self.state = fresh(f"d{self.incs}", self.at, Limits(), self.remembered)
+        self.told_here: dict[str, str] = {}
+
+    def new_host(self, name: str) -> Host:
+        self.incs += 1
+        host = Host(name, f"i{self.incs}")
+        for message in host.hello():
+            self.feed(WorkerSaid(self.at, host.peer, message))
+        return host
+
+    def feed(self, event: Event) -> None:
+        self.state, effects = core.step(self.state, event)
+        for effect in effects:
+            self.do(effect)
+
+    def do(self, effect: Effect) -> None:
+        match effect:
+            case TellWorker(peer, message):
+                for host in getattr(self, "hosts", []):
+                    if host.peer == peer:
+                        host.mail.append(message)
+            case TellSession(_, message):
+                self.to_session.append(message)
+            case RememberWorkers(names):
+                self.remembered = names
+            case _:
+                pass
+
+    def say(self, host: Host, message: Any) -> None:
+        self.feed(WorkerSaid(self.at, host.peer, message))
+
+    # --- what may happen ---
+
+    @rule(tool=st.sampled_from(sorted(TOOLS)))
+    def submit(self, tool: str) -> None:
+        call_id = f"c{len(self.tools)}"
+        self.tools[call_id] = tool
+        self.owed.add(call_id)
+        self.send_submit(call_id, again=False)
+
+    def send_submit(self, call_id: str, *, again: bool) -> None:
+        message = work.SubmitCall(
+            session_id=SESSION,
+            call_id=call_id,
+            tool=self.tools[call_id],
+            args={},
+            epoch=0,
+            budget_ms=60_000,
+            resubmit=again,
+        )
+        self.feed(SessionSaid(self.at, "session", message))
+
+    @rule(which=st.integers(0, 50))
+    def cancel(self, which: int) -> None:
+        if self.tools:
+            call_id = f"c{which % len(self.tools)}"
+            message = work.CancelCalls(
+                session_id=SESSION, call_ids=[call_id], epoch=1, reason="interrupt"
+            )
+            self.feed(SessionSaid(self.at, "session", message))
+
+    @rule()
+    def session_reads(self) -> None:
+        while self.to_session:
+            message = self.to_session.popleft()
+            if not isinstance(message, work.Outcome):
+                continue
+            if not message.late:
+                before = self.told_here.setdefault(message.call_id, message.status)
+                assert before == message.status, "two outcomes from one dispatcher"
+            self.outcomes.setdefault(message.call_id, message.status)
+            self.owed.discard(message.call_id)
+            ack = work.OutcomeAck(session_id=SESSION, call_id=message.call_id)
+            self.feed(SessionSaid(self.at, "session", ack))
+
+    @rule(which=st.integers(0, 1), count=st.integers(1, 5))
+    def host_reads(self, which: int, count: int) -> None:
+        host = self.hosts[which]
+        for _ in range(min(count, len(host.mail))):
+            message = host.mail.popleft()
+            match message:
+                case work.Call():
+                    host.received += 1
+                    assert len(host.running) < CAPACITY, "more than its credit"
+                    call_id = message.call_id
+                    if call_id in host.tombstones:
+                        self.finish(host, call_id, "cancelled", started=False)
+                        continue
+                    self.ran[call_id] += 1
+                    host.running[call_id] = message.tool
+                    self.say(host, host.credit())
+                    reference = {"session_id": SESSION, "call_id": call_id}
+                    self.say(host, work.Started(**reference))
+                case work.CancelCall():
+                    if message.call_id in host.running:
+                        self.finish(host, message.call_id, "cancelled")
+                    else:
+                        host.tombstones.add(message.call_id)
+                case work.Acked():
+                    host.unacked.pop(message.call_id, None)
+                case work.Reset():
+                    for one in host.hello():
+                        self.say(host, one)
+                case _:
+                    pass
+
+    def finish(self, host: Host, call_id: str, status: Any, *, started: bool = True) -> None:
+        host.running.pop(call_id, None)
+        result = work.Result(session_id=SESSION, call_id=call_id, status=status, started=started)
+        host.unacked[call_id] = result
+        self.say(host, result)
+        self.say(host, host.credit())
+
+    @rule(which=st.integers(0, 1), status=st.sampled_from(["ok", "error", "crashed", "lost"]))
+    def host_finishes_one(self, which: int, status: str) -> None:
+        host = self.hosts[which]
+        if host.running:
+            self.finish(host, next(iter(host.running)), status)
+
+    @rule(which=st.integers(0, 1))
+    def host_dies(self, which: int) -> None:
+        self.hosts[which] = self.new_host(self.hosts[which].name)
+
+    @rule()
+    def dispatcher_dies(self) -> None:
+        self.to_session.clear()
+        for host in self.hosts:
+            host.mail.clear()
+        self.start_dispatcher()
+        for call_id in sorted(self.owed):
+            self.send_submit(call_id, again=True)
+
+    @rule(which=st.integers(0, 1))
+    def dispatcher_and_host_die(self, which: int) -> None:
+        self.dispatcher_dies()
+        self.host_dies(which)
+
+    @rule(seconds=st.sampled_from([0.1, 0.5, 2.0, 5.0]), silent=st.booleans())
+    def time_passes(self, seconds: float, silent: bool) -> None:
+        ends_at = self.at + seconds
+        while self.at < ends_at:
+            self.at += 0.1
+            for host in self.hosts[1 if silent else 0 :]:
+                self.say(host, work.Heartbeat())
+            self.feed(Ticked(self.at))
+
+    # --- what must hold ---
+
+    @invariant()
+    def once_is_once(self) -> None:
+        twice = [one for one, times in self.ran.items() if times > 1 and self.tools[one] == "pay"]
+        assert not twice
+
+    @invariant()
+    def no_more_than_three_attempts(self) -> None:
+        # A dispatcher's restart may begin the counting again, a second time at most here.
+        assert all(times <= 3 * self.incs for times in self.ran.values())
+
+    def teardown(self) -> None:
+        for _ in range(400):
+            if not self.owed:
+                return
+            self.time_passes(0.5, silent=False)
+            for which, host in enumerate(self.hosts):
+                self.host_reads(which, 5)
+                if host.running:
+                    self.finish(host, next(iter(host.running)), "ok")
+            self.session_reads()
+        raise AssertionError(f"without an outcome: {self.owed}")
+
+
+Interleavings.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+TestInterleavings = Interleavings.TestCase
