@@ -31,7 +31,7 @@ def answer(question: Question) -> Plan:
     tools = _functions(question)
     forced = _forced(question.tool_choice, tools)
     outputs = _fresh_outputs(question.history)
-    text = _last_request(question.history)
+    text = last_request(question.history)
     if forced is not None:
         return Plan((Call(str(forced["name"]), tool_choice.arguments(text or "", forced)),))
     if question.tool_choice == "required" and tools:
@@ -109,7 +109,8 @@ def _fresh_outputs(history: Sequence[Mapping[str, Any]]) -> list[str]:
     return outputs
 
 
-def _last_request(history: Sequence[Mapping[str, Any]]) -> str | None:
+def last_request(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the user said or wrote last; None if nothing."""
     for item in reversed(history):
         if item["type"] == "message" and item["role"] == "user":
             return str(item.get("heard", ""))
