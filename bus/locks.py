@@ -69,3 +69,23 @@ class RoleLock:
         trace: TracebackType | None,
     ) -> None:
         self.release()
+
+
+def holder(path: Path) -> int | None:
+    """The process that holds this lock, None if nobody does.
+
+    For cleaning up and for reports. It takes the lock for a moment to find out, so do not ask
+    while the role is about to start. Raises OSError when the file cannot be read.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        text = os.read(fd, 32).decode("ascii", "replace").strip()
+        return int(text) if text.isdigit() else 0
+    finally:
+        os.close(fd)
+    return None

@@ -1,0 +1,438 @@
+"""The stack: all processes of a run folder under supervisord, started, shown and stopped as one."""
+
+import asyncio
+import contextlib
+import importlib.resources
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from voicebus.bus import locks
+from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.frames import Codec
+from voicebus.bus.locks import AlreadyRunning, RoleLock
+from voicebus.bus.messages.base import BadMessage
+from voicebus.bus.messages.system import State
+from voicebus.bus.sockets import Sockets
+from voicebus.cli import plan, processes
+from voicebus.cli.plan import Plan, Wish
+from voicebus.cli.problems import Problem
+from voicebus.cli.supervisor import Program, Silent, Supervisor
+from voicebus.services.runtime import prepare_folder
+
+Tell = Callable[[str], None]
+
+READY_S = 60.0
+"""The simulator's speech models take a while on a slow machine."""
+QUIET_S = 1.0
+"""What takes longer is shown."""
+LOOK_S = 0.25
+"""How often supervisord is asked whether somebody has fallen, while nobody says anything."""
+BEACONS_S = 1.5
+"""A role that runs says how it is at once to a new subscriber; who is silent for so long hangs."""
+STOP_S = 60.0
+
+_states: Codec[State] = Codec(State, what="state")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessStatus:
+    """How one process is."""
+
+    name: str
+    state: str
+    """starting, ready, draining, failing; silent (runs but says nothing); stopped, restarting."""
+    pid: int | None
+    why: str | None = None
+    running_s: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackStatus:
+    """How a run folder's processes are."""
+
+    run_dir: Path
+    supervisor: int | None
+    processes: tuple[ProcessStatus, ...]
+    provider: str | None = None
+    """Its address; known to whoever started it."""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a supervisord, or a process that it left behind."""
+        return self.supervisor is not None or bool(self.processes)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether each process that should run is ready."""
+        return (
+            self.supervisor is not None
+            and bool(self.processes)
+            and all(one.state == "ready" for one in self.processes)
+        )
+
+
+def supervisord_conf() -> Path:
+    """The configuration that comes with the package: the checkout's own file, or the wheel's."""
+    return Path(str(importlib.resources.files("voicebus.config") / "supervisord.conf")).resolve()
+
+
+def silent(text: str) -> None:
+    """Tells nobody."""
+
+
+# --- start ------------------------------------------------------------------------------------
+
+
+def start(wish: Wish, tell: Tell = silent, *, within_s: float = READY_S) -> StackStatus:
+    """Start everything and return when each process is ready.
+
+    Otherwise stops what it started and raises Problem, which names the process, why, and the last
+    lines of its log. Also raises BadSettings and BadRunFolder before anything is started. Call it
+    from plain code, or in a thread: it runs a loop of its own.
+    """
+    planned = plan.make(wish)
+    prepare_folder(planned.run_dir)
+    with _alone(planned.run_dir):
+        _check_unused(planned.run_dir)
+        processes.sweep(planned.run_dir)
+        plan.write_key(planned)
+        logs = _log_sizes(planned.run_dir)
+        try:
+            _launch(planned)
+            ready = asyncio.run(_wait_ready(planned, tell, within_s, logs))
+        except BaseException:
+            _stop(planned.run_dir, silent)
+            raise
+    return ready
+
+
+@contextlib.contextmanager
+def _alone(run_dir: Path) -> Iterator[None]:
+    """Only one `up` or `down` at a time works on a run folder."""
+    lock = RoleLock(run_dir / processes.UP_LOCK)
+    try:
+        lock.take()
+    except AlreadyRunning:
+        other = locks.holder(lock.path) or "?"
+        raise Problem(
+            f"process {other} is starting or stopping Voicebus in {run_dir} right now; "
+            "wait for it, or choose another folder with --run-dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _check_unused(run_dir: Path) -> None:
+    try:
+        pid = Supervisor(run_dir).pid()
+    except Silent:
+        recorded = processes.recorded_supervisor(run_dir)
+        pid = recorded.pid if recorded is not None else 0
+    if pid is not None:
+        raise Problem(
+            f"Voicebus already runs in {run_dir} (supervisord is process {pid}); "
+            f"stop it with `voicebus down --run-dir {run_dir}` or choose another folder "
+            "with --run-dir"
+        )
+    left = processes.holders(run_dir)
+    if left:
+        named = ", ".join(f"{name} (process {pid})" for name, pid in left.items())
+        raise Problem(
+            f"the run folder {run_dir} is in use by {named}, but no supervisord is there; "
+            f"end it with `voicebus down --run-dir {run_dir}`"
+        )
+
+
+def _launch(planned: Plan) -> None:
+    """Start supervisord in the background. Raises Problem with its own words."""
+    command = [sys.executable, "-P", "-m", "supervisor.supervisord", "-c", str(supervisord_conf())]
+    done = subprocess.run(
+        command,
+        env=dict(planned.environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode != 0:
+        said = done.stdout.strip().splitlines() or ["it said nothing"]
+        raise Problem(f"supervisord did not start (exit code {done.returncode}): {said[-1]}")
+
+
+async def _wait_ready(
+    planned: Plan, tell: Tell, within_s: float, logs: dict[str, int]
+) -> StackStatus:
+    supervisor = Supervisor(planned.run_dir)
+    expected = await _once_listening(supervisor)
+    states: dict[str, State] = {}
+    shown: dict[str, str] = {}
+    changed = asyncio.Event()
+
+    def heard(frames: list[bytes]) -> None:
+        with contextlib.suppress(BadMessage):
+            state, _ = _states.decode(frames[1:])
+            states[f"{state.role}-{state.instance}"] = state
+            changed.set()
+
+    def missing() -> list[str]:
+        return [name for name in expected if name not in states or states[name].state != "ready"]
+
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    with Sockets() as sockets:
+        addresses = [planned.endpoints.state(*_role_of(name)) for name in expected]
+        sockets.subscriber(addresses, [b"system/"], heard)
+        while waited_for := missing():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await changed.wait()
+            changed.clear()
+            programs = supervisor.programs()
+            for name in waited_for:
+                if programs[name].has_fallen:
+                    raise Problem(_fallen(programs[name], logs))
+                if name in states and states[name].state == "failing":
+                    raise Problem(_not_ready(programs[name], states[name], logs))
+            if loop.time() - begun > QUIET_S:
+                _show(expected, states, shown, tell)
+            if loop.time() - begun > within_s and (late := missing()):
+                text = _not_ready(programs[late[0]], states.get(late[0]), logs)
+                others = f"; also not ready: {', '.join(late[1:])}" if late[1:] else ""
+                raise Problem(f"after {within_s:.0f} s {text}{others}")
+        if shown:
+            _show(expected, states, shown, tell)
+    pid = supervisor.pid()
+    return StackStatus(
+        run_dir=planned.run_dir,
+        supervisor=pid,
+        processes=tuple(
+            ProcessStatus(name=name, state="ready", pid=states[name].pid) for name in expected
+        ),
+        provider=planned.provider,
+    )
+
+
+async def _once_listening(supervisor: Supervisor) -> list[str]:
+    """The programs that are started with supervisord, in order."""
+    wanted = supervisor.wanted()
+    return [name for name in supervisor.programs() if name in wanted]
+
+
+def _show(
+    expected: Sequence[str], states: dict[str, State], shown: dict[str, str], tell: Tell
+) -> None:
+    for name in expected:
+        state = states.get(name)
+        if state is None:
+            text = f"waiting for {name}: it has not spoken yet"
+        elif state.state == "ready":
+            text = f"{name} is ready"
+        else:
+            text = f"waiting for {name}: {state.why or state.state}"
+        if shown.get(name) != text:
+            shown[name] = text
+            tell(text)
+
+
+def _fallen(program: Program, logs: dict[str, int]) -> str:
+    return f"{program.name} could not start (exit code {program.exit_code}){_tail(program, logs)}"
+
+
+def _not_ready(program: Program, state: State | None, logs: dict[str, int]) -> str:
+    why = "it says nothing" if state is None else state.why or f"it is {state.state}"
+    return f"{program.name} is not ready: {why}{_tail(program, logs)}"
+
+
+def _tail(program: Program, logs: dict[str, int]) -> str:
+    """The last lines that it wrote since the start, for the end of a message."""
+    lines = log_tail(program.log, 10, since=logs.get(program.log.name, 0))
+    said = [line for line in lines if line.startswith(_role_of(program.name)[0])]
+    shown = [said[-1]] if said else lines
+    text = "".join(f"\n  | {line}" for line in shown)
+    return f"{text}\n  log: {program.log}"
+
+
+def log_tail(path: Path, lines: int, *, since: int = 0) -> list[str]:
+    """The last lines of a log, at most the last 64 KiB of what follows byte `since`."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(since if since <= size else 0, size - 65_536))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return []
+    return text.splitlines()[-lines:]
+
+
+def _log_sizes(run_dir: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in run_dir.glob("*.log")}
+
+
+def _role_of(name: str) -> tuple[str, int]:
+    role, _, instance = name.rpartition("-")
+    return role, int(instance)
+
+
+# --- stop -------------------------------------------------------------------------------------
+
+
+def stop(run_dir: Path, tell: Tell = silent) -> int:
+    """Stop everything in order, wait for it, remove sockets and locks. Returns how many ended.
+
+    Also ends what a killed supervisord left behind, found by the locks. Raises Problem when
+    something outlives even SIGKILL, or holds a lock and is none of ours.
+    """
+    if not run_dir.is_dir():
+        return 0
+    with _alone(run_dir):
+        return _stop(run_dir, tell)
+
+
+def _stop(run_dir: Path, tell: Tell) -> int:
+    supervisor = Supervisor(run_dir)
+    recorded = processes.recorded_supervisor(run_dir)
+    roots = [recorded] if recorded is not None else []
+    known = processes.family(roots)
+    try:
+        pid = supervisor.pid()
+        if pid is not None:
+            if not roots and (found := processes.find(pid)) is not None:
+                roots = [found]
+                known = processes.family(roots)
+            _stop_in_order(supervisor, tell)
+            for one in roots:
+                _wait_for_supervisor(supervisor, one)
+    except (Silent, OSError, xmlrpc.client.Error) as error:
+        tell(f"supervisord gives no answer ({error}); ending its processes by themselves")
+    strangers = []
+    for name, pid in processes.holders(run_dir).items():
+        process = processes.find(pid)
+        if process is None:
+            strangers.append(f"{name} (process {pid or '?'})")
+        else:
+            tell(f"ending {name} (process {pid}), which nobody supervises")
+            known.extend(processes.family([process]))
+    # supervisord first: it would start again what is ended under its hands.
+    stubborn = processes.end(roots) + processes.end(known)
+    if strangers:
+        raise Problem(
+            f"locks in {run_dir} are held by what is no process of Voicebus: "
+            f"{', '.join(strangers)}; end it yourself, nothing was removed"
+        )
+    if stubborn:
+        pids = ", ".join(str(one.pid) for one in stubborn)
+        raise Problem(f"these processes did not end, not even by SIGKILL: {pids}")
+    processes.sweep(run_dir)
+    return len(known)
+
+
+def _stop_in_order(supervisor: Supervisor, tell: Tell) -> None:
+    programs = supervisor.programs()
+    for name in reversed(programs):
+        if not programs[name].pid and not programs[name].has_fallen:
+            continue
+        begun = time.monotonic()
+        supervisor.stop(name, within_s=STOP_S)
+        took = time.monotonic() - begun
+        if took > QUIET_S:
+            tell(f"{name} stopped after {took:.1f} s")
+    supervisor.shut_down()
+
+
+def _wait_for_supervisor(supervisor: Supervisor, process: psutil.Process) -> None:
+    """Until it has ended. Asking wakes it: by itself it looks only once a second."""
+    until = time.monotonic() + processes.TERM_S
+    while not processes.wait(process, 0.02) and time.monotonic() < until:
+        with contextlib.suppress(OSError, Silent, xmlrpc.client.Error, msgspec.MsgspecError):
+            supervisor.pid()
+
+
+# --- status -----------------------------------------------------------------------------------
+
+
+def status(run_dir: Path) -> StackStatus:
+    """How each process is, from supervisord and from what the processes themselves say."""
+    supervisor = Supervisor(run_dir)
+    try:
+        pid = supervisor.pid()
+        if pid is None:
+            return StackStatus(run_dir=run_dir, supervisor=None, processes=_orphans(run_dir))
+        wanted = supervisor.wanted()
+        programs = [one for one in supervisor.programs().values() if one.name in wanted or one.pid]
+    except (Silent, OSError, xmlrpc.client.Error):
+        return StackStatus(run_dir=run_dir, supervisor=None, processes=_orphans(run_dir))
+    running = [one.name for one in programs if one.pid]
+    states = asyncio.run(_beacons(Endpoints(run_dir), running))
+    return StackStatus(
+        run_dir=run_dir,
+        supervisor=pid,
+        processes=tuple(_combine(one, states.get(one.name)) for one in programs),
+    )
+
+
+def _combine(program: Program, state: State | None) -> ProcessStatus:
+    if not program.pid:
+        is_coming = program.state in {"BACKOFF", "STARTING", "EXITED"}
+        return ProcessStatus(
+            name=program.name,
+            state="restarting" if is_coming else "stopped",
+            pid=None,
+            why=program.problem or None,
+        )
+    if state is None or state.pid != program.pid:
+        return ProcessStatus(
+            name=program.name,
+            state="silent" if program.running_s > BEACONS_S else "starting",
+            pid=program.pid,
+            why="it runs but says nothing",
+            running_s=program.running_s,
+        )
+    return ProcessStatus(
+        name=program.name,
+        state=state.state,
+        pid=program.pid,
+        why=state.why,
+        running_s=program.running_s,
+    )
+
+
+def _orphans(run_dir: Path) -> tuple[ProcessStatus, ...]:
+    if not run_dir.is_dir():
+        return ()
+    return tuple(
+        ProcessStatus(name=name, state="orphaned", pid=pid, why="no supervisord is there")
+        for name, pid in processes.holders(run_dir).items()
+    )
+
+
+async def _beacons(endpoints: Endpoints, names: Sequence[str]) -> dict[str, State]:
+    states: dict[str, State] = {}
+    complete = asyncio.Event()
+
+    def heard(frames: list[bytes]) -> None:
+        with contextlib.suppress(BadMessage):
+            state, _ = _states.decode(frames[1:])
+            states[f"{state.role}-{state.instance}"] = state
+            if all(name in states for name in names):
+                complete.set()
+
+    if names:
+        with Sockets() as sockets:
+            addresses = [endpoints.state(*_role_of(name)) for name in names]
+            sockets.subscriber(addresses, [b"system/"], heard)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(BEACONS_S):
+                    await complete.wait()
+    return states

@@ -1,0 +1,123 @@
+"""Talks to supervisord over its Unix socket: XML-RPC with a time limit on every answer."""
+
+import http.client
+import socket
+import xmlrpc.client
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SOCKET = "supervisor.sock"
+ANSWER_S = 5.0
+
+NOT_RUNNING = 70
+
+
+class Silent(RuntimeError):
+    """supervisord is there but does not answer in time."""
+
+
+class Program(NamedTuple):
+    """A process as supervisord sees it."""
+
+    name: str
+    state: str
+    """STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN."""
+    pid: int
+    """0 when there is none."""
+    exit_code: int
+    """Of its last end; negative or 0 says nothing."""
+    problem: str
+    log: Path
+    running_s: int
+
+    @property
+    def has_fallen(self) -> bool:
+        """Ended too soon after its start, and waiting to be tried again or given up."""
+        return self.state in {"BACKOFF", "FATAL"}
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class _Transport(xmlrpc.client.Transport):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__()
+        self._path, self._timeout_s = path, timeout_s
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        return _Connection(self._path, self._timeout_s)
+
+
+class Supervisor:
+    """The supervisord of one run folder."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = run_dir / SOCKET
+
+    def pid(self) -> int | None:
+        """Its process, None if none listens. Raises Silent."""
+        try:
+            return int(self._call("supervisor.getPID"))
+        except (FileNotFoundError, ConnectionError):
+            return None
+        except xmlrpc.client.Fault as fault:
+            raise Silent(f"supervisord is shutting down ({fault.faultString})") from None
+
+    def programs(self) -> dict[str, Program]:
+        """All programs by name, in the order of their start. Raises Silent, OSError."""
+        # supervisord answers in alphabetical order; its configuration knows the priorities.
+        priority = {one["name"]: one["process_prio"] for one in self._configured()}
+        found = [
+            Program(
+                name=one["name"],
+                state=one["statename"],
+                pid=one["pid"],
+                exit_code=one["exitstatus"],
+                problem=one["spawnerr"],
+                log=Path(one["stdout_logfile"]),
+                running_s=max(0, one["now"] - one["start"]) if one["pid"] else 0,
+            )
+            for one in self._call("supervisor.getAllProcessInfo")
+        ]
+        found.sort(key=lambda one: (priority.get(one.name, 999), one.name))
+        return {one.name: one for one in found}
+
+    def wanted(self) -> set[str]:
+        """The programs that are started with supervisord. Raises Silent, OSError."""
+        return {one["name"] for one in self._configured() if one["autostart"]}
+
+    def start(self, name: str, *, wait: bool = True) -> None:
+        """Start one program. Does nothing when it runs. Raises Silent, OSError, Fault."""
+        self._call("supervisor.startProcess", name, wait)
+
+    def stop(self, name: str, *, within_s: float = 60.0) -> None:
+        """Stop one program and wait for its end. Does nothing when it does not run."""
+        try:
+            self._call("supervisor.stopProcess", name, True, within_s=within_s)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != NOT_RUNNING:
+                raise
+
+    def shut_down(self) -> None:
+        """Tell supervisord to stop everything and to end. Does not wait."""
+        self._call("supervisor.shutdown")
+
+    def _configured(self) -> list[dict[str, Any]]:
+        configured: list[dict[str, Any]] = self._call("supervisor.getAllConfigInfo")
+        return configured
+
+    def _call(self, method: str, *arguments: Any, within_s: float = ANSWER_S) -> Any:
+        transport = _Transport(self._path, within_s)
+        try:
+            with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
+                return getattr(proxy, method)(*arguments)
+        except TimeoutError:
+            raise Silent(f"supervisord does not answer on {self._path}") from None
