@@ -1,0 +1,33 @@
+"""The Python SDK: `RealtimeClient.connect(config) -> RealtimeSession`."""
+
+from voicebus.client.client import Joining, RealtimeClient
+from voicebus.client.errors import (
+    BadSound,
+    ClientError,
+    CommandRefused,
+    Lagged,
+    NobodyAnswers,
+    NoReply,
+    SessionGone,
+)
+from voicebus.client.events import Event
+from voicebus.client.session import RealtimeSession
+from voicebus.client.sound import Heard, Sound, SoundEnd, SoundFlush
+
+__all__ = [
+    "BadSound",
+    "ClientError",
+    "CommandRefused",
+    "Event",
+    "Heard",
+    "Joining",
+    "Lagged",
+    "NoReply",
+    "NobodyAnswers",
+    "RealtimeClient",
+    "RealtimeSession",
+    "SessionGone",
+    "Sound",
+    "SoundEnd",
+    "SoundFlush",
+]

@@ -1,0 +1,103 @@
+"""What of a numbered stream is missing: pure values in, verdicts out.
+
+A publisher numbers its messages per session and lane without gaps. What a subscriber gets may have
+holes (a full queue), repeats (a restarted publisher, a replay that overlaps) and, while a replay is
+under way, newer messages before older ones. `Followed` puts them in order again, each exactly once:
+
+    arrived      1  2  5  6         replay 3..4
+    take         ready 1, 2         ready 3, then 4, 5, 6
+    missing      -  -  3..4         -
+
+The caller fetches what `missing` names and hands it to `take` like everything else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+HELD_LIMIT = 1000
+"""Messages kept while something before them is missing; the rest is fetched again later."""
+
+
+class Missing(NamedTuple):
+    """Numbers that exist and have not come, both ends included."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Followed(Generic[T]):
+    """Where a subscriber of a whole lane stands."""
+
+    last: int = 0
+    """Everything up to here was handed on, in order."""
+    newest: int = 0
+    """The highest number known to exist, from messages, heads and welcomes."""
+    held: Mapping[int, T] = field(default_factory=dict)
+    """What came although something before it is missing."""
+
+
+class Taken(NamedTuple, Generic[T]):
+    """What a message changed."""
+
+    now: Followed[T]
+    ready: list[T]
+    """To be handed on, in this order: each message once in its life."""
+
+
+def take(at: Followed[T], seq: int, message: T) -> Taken[T]:
+    """A message came, live or by replay. A repeated one changes nothing."""
+    if seq <= at.last or seq in at.held:
+        return Taken(at, [])
+    newest = max(at.newest, seq)
+    if seq == at.last + 1:
+        return _run(at, seq, newest, [message])
+    if len(at.held) >= HELD_LIMIT:
+        return Taken(replace(at, newest=newest), [])
+    return Taken(replace(at, newest=newest, held={**at.held, seq: message}), [])
+
+
+def hear(at: Followed[T], head: int) -> Followed[T]:
+    """The publisher said how far its lane goes. An older word changes nothing."""
+    return at if head <= at.newest else replace(at, newest=head)
+
+
+def missing(at: Followed[T]) -> Missing | None:
+    """The first stretch to fetch, or None when all that is known to exist was handed on."""
+    if at.newest <= at.last:
+        return None
+    before = min(at.held, default=at.newest + 1)
+    return Missing(at.last + 1, before - 1)
+
+
+def give_up(at: Followed[T], upto: int) -> Taken[T]:
+    """The owner says that everything up to `upto` is gone for good: go on behind it."""
+    if upto <= at.last:
+        return Taken(at, [])
+    passed = replace(at, held={seq: one for seq, one in at.held.items() if seq > upto})
+    return _run(passed, upto, max(at.newest, upto), [])
+
+
+def _run(at: Followed[T], upto: int, newest: int, ready: list[T]) -> Taken[T]:
+    """Hand on what now follows without a hole."""
+    if not at.held:
+        return Taken(replace(at, last=upto, newest=newest), ready)
+    held = dict(at.held)
+    while (upto + 1) in held:
+        upto += 1
+        ready.append(held.pop(upto))
+    return Taken(Followed(last=upto, newest=newest, held=held), ready)
+
+
+def on_topic(last: int, seq: int, prev: int) -> Literal["next", "repeated", "gap"]:
+    """For a subscriber of one exact topic, who sees holes in `seq` by his own choice.
+
+    `last` is the last seq he saw on it (0 for none), `prev` what the message says came before it on
+    this topic. At a `gap`, what he missed lies between `last` and `seq`.
+    """
+    if seq <= last:
+        return "repeated"
+    return "next" if prev <= last else "gap"

@@ -1,0 +1,199 @@
+"""The way in: opens and joins conversations of one run folder."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import structlog
+
+from voicebus.bus import ids
+from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.messages.base import BadMessage, convert
+from voicebus.bus.messages.commands import Opened, SessionConfig
+from voicebus.bus.sockets import Sockets
+from voicebus.client.commands import DEADLINE_S, Commander
+from voicebus.client.errors import ClientError
+from voicebus.client.session import RealtimeSession, as_config
+
+log = structlog.get_logger("voicebus.client")
+
+Right = Literal["talk", "listen", "command"]
+EVERY_RIGHT: tuple[Right, ...] = ("talk", "listen", "command")
+
+
+class RealtimeClient:
+    """Opens sessions on the Voicebus that runs in a run folder.
+
+    async with RealtimeClient("var/run") as client:
+        async with client.connect({"instructions": "Be brief."}) as session:
+            await session.send_text("Hello!")
+            async for event in session.events():
+                print(event.kind)
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path | Endpoints = "var/run",
+        *,
+        shard: int | None = None,
+        shards: int = 1,
+        deadline_s: float = DEADLINE_S,
+    ) -> None:
+        """`shard` fixes the session process; else new sessions go around the `shards` there are."""
+        self.endpoints = run_dir if isinstance(run_dir, Endpoints) else Endpoints(run_dir)
+        self.shards = shards
+        self._shard = shard
+        self._next_shard = 0
+        self._deadline_s = deadline_s
+        self._made: Sockets | None = None
+        self.commander = Commander(self.sockets, self.endpoints)
+
+    def sockets(self) -> Sockets:
+        """This client's sockets, made at first use inside the running loop."""
+        if self._made is None:
+            self._made = Sockets(failed=_failed)
+        return self._made
+
+    def connect(
+        self, config: SessionConfig | dict[str, Any] | None = None, **settings: Any
+    ) -> "Joining":
+        """Open a session: `await` it, or use it in `async with`, which closes it at the end.
+
+        Settings are those of `SessionConfig`, as one value or by name.
+        """
+        return Joining(lambda: self._connect({**as_config(config), **settings}))
+
+    def attach(
+        self,
+        session_id: str,
+        *,
+        rights: tuple[Right, ...] = EVERY_RIGHT,
+        from_seq: int | None = 1,
+    ) -> "Joining":
+        """Join a session that exists; leaving it does not end it.
+
+        `from_seq`: where its events begin here; None for only what is new.
+        """
+        return Joining(lambda: self._attach(session_id, rights, from_seq))
+
+    async def sessions(self, shard: int = 0) -> list[dict[str, Any]]:
+        """The sessions of a shard."""
+        return _list_of(await self._ask(shard, "list"), "sessions")
+
+    async def catalogue(self, shard: int = 0) -> list[dict[str, Any]]:
+        """The tools of the pool."""
+        return _list_of(await self._ask(shard, "catalogue"), "tools")
+
+    async def ping(self, shard: int = 0, *, deadline_s: float | None = None) -> None:
+        """Is that session process there? Raises NobodyAnswers."""
+        await self._ask(shard, "ping", deadline_s=deadline_s)
+
+    def close(self) -> None:
+        """Close all sockets; sessions that were not closed end when their lease does."""
+        if self._made is not None:
+            self._made.close()
+            self._made = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def _ask(
+        self,
+        shard: int,
+        command: str,
+        data: dict[str, Any] | None = None,
+        *,
+        session_id: str | None = None,
+        deadline_s: float | None = None,
+    ) -> Any:
+        deadline = self._deadline_s if deadline_s is None else deadline_s
+        reply = await self.commander.ask(
+            shard, command, data, session_id=session_id, deadline_s=deadline
+        )
+        return reply.data
+
+    async def _connect(self, config: dict[str, Any]) -> RealtimeSession:
+        opened = _opened(await self._ask(self._choose(), "open", {"config": config}))
+        session = RealtimeSession(self.sockets(), self.commander, opened, config=config)
+        return await _joined(session, session.close)
+
+    async def _attach(
+        self, session_id: str, rights: tuple[Right, ...], from_seq: int | None
+    ) -> RealtimeSession:
+        shard = ids.shard_of(session_id)
+        if shard is None:
+            raise ClientError(f"{session_id!r} is no session id (s<shard>-<26 characters>)")
+        data = {"rights": list(rights)}
+        opened = _opened(await self._ask(shard, "attach", data, session_id=session_id))
+        session = RealtimeSession(
+            self.sockets(), self.commander, opened, config={}, from_seq=from_seq, owns=False
+        )
+        return await _joined(session, session.detach)
+
+    def _choose(self) -> int:
+        if self._shard is not None:
+            return self._shard
+        chosen = self._next_shard % self.shards
+        self._next_shard += 1
+        return chosen
+
+
+class Joining(Awaitable[RealtimeSession]):
+    """A session on its way: await it, or enter it."""
+
+    def __init__(self, join: Callable[[], Awaitable[RealtimeSession]]) -> None:
+        self._join = join
+        self._session: RealtimeSession | None = None
+
+    def __await__(self) -> Generator[Any, None, RealtimeSession]:
+        return self._join().__await__()
+
+    async def __aenter__(self) -> RealtimeSession:
+        self._session = await self._join()
+        return self._session
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.__aexit__(kind, error, trace)
+
+
+async def _joined(
+    session: RealtimeSession, leave: Callable[[], Awaitable[None]]
+) -> RealtimeSession:
+    try:
+        return await session.joined()
+    except (ClientError, asyncio.CancelledError):
+        await leave()
+        raise
+
+
+def _opened(data: Any) -> Opened:
+    try:
+        return convert(data, Opened, what="the session's reply")
+    except BadMessage as error:
+        raise ClientError(f"{error}: is another version of voicebus running there?") from None
+
+
+def _list_of(data: Any, name: str) -> list[dict[str, Any]]:
+    found = data.get(name, []) if isinstance(data, dict) else data
+    return list(found) if isinstance(found, list) else []
+
+
+def _failed(error: Exception) -> None:
+    """A handler raised: a bug of ours that must not end the program that uses us."""
+    log.error("client.failed", exc_info=error)

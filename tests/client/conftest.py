@@ -1,0 +1,31 @@
+"""A run folder short enough for sockets, and stand-ins for the processes in it."""
+
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from voicebus.client import RealtimeClient
+from voicebus.client.testing import FakeCell
+
+
+@pytest.fixture
+def run_dir() -> Iterator[str]:
+    path = tempfile.mkdtemp(prefix="vb", dir="/tmp")
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest_asyncio.fixture
+async def cell(run_dir: str) -> AsyncIterator[FakeCell]:
+    with FakeCell(run_dir) as cell:
+        yield cell
+        assert cell.error is None
+
+
+@pytest_asyncio.fixture
+async def client(run_dir: str) -> AsyncIterator[RealtimeClient]:
+    async with RealtimeClient(run_dir) as client:
+        yield client
