@@ -185,6 +185,8 @@ class CommitAudio(Message, frozen=True, kw_only=True):
     """Push-to-talk: what was said so far is a turn. Performed after sound frame `after_n`."""
 
     after_n: int | None = None
+    token: str | None = None
+    """Whose sound frames `after_n` counts; the newest talker's if not given."""
     respond: bool = True
 
 
@@ -192,6 +194,7 @@ class ClearAudio(Message, frozen=True, kw_only=True):
     """Forget what was said so far and not committed. Performed after sound frame `after_n`."""
 
     after_n: int | None = None
+    token: str | None = None
 
 
 class CreateResponse(Message, frozen=True, kw_only=True):
@@ -266,6 +269,7 @@ class Close(Message, frozen=True, kw_only=True):
     """End the session. Performed after sound frame `after_n`."""
 
     after_n: int | None = None
+    token: str | None = None
 
 
 class Ping(Message, frozen=True, kw_only=True):

@@ -1,0 +1,1 @@
+"""The session process: normalises what providers say, decides, publishes, broadcasts cancels."""

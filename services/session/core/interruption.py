@@ -1,0 +1,81 @@
+"""The one place where the machines are coupled: an interruption touches all of them.
+
+sound      silence at once at the players, then truncate to what was heard
+responses  cancel by id what is active, unless the provider has cancelled it itself
+calls      stop those whose tools may be stopped; decide by policy what the model is told
+epoch      raised, so that late and repeated cancels are harmless
+"""
+
+from typing import Literal
+
+from msgspec.structs import replace
+
+from voicebus.bus.messages.commands import SemanticVad, ServerVad, SessionConfig
+from voicebus.bus.messages.events import Interrupted
+from voicebus.services.session.core import calls, playback, responses
+from voicebus.services.session.core import effects as fx
+from voicebus.services.session.core.draft import Draft, with_
+
+
+def provider_interrupts(config: SessionConfig) -> bool:
+    """Whether the provider's turn detection cancels responses by itself when the caller speaks."""
+    match config.turn_detection:
+        case "none":
+            return False
+        case ServerVad(interrupt_response=owned) | SemanticVad(interrupt_response=owned):
+            return owned is not False
+        case _:
+            return True
+
+
+def barge_in(d: Draft) -> None:
+    """The caller began to speak. Twice is as good as once; with nothing to stop it is nothing."""
+    if provider_interrupts(d.s.config):
+        _interrupt(d, "barge_in", None)
+
+
+def manual(d: Draft, command_id: str) -> None:
+    """A client asks for silence."""
+    responses.drop_queue(d)
+    stopped = _interrupt(d, "manual", command_id)
+    d.answer(command_id, {"interrupted": stopped}, proven=stopped)
+
+
+def _interrupt(d: Draft, reason: Literal["barge_in", "manual"], cause: str | None) -> bool:
+    unheard = playback.unheard(d)
+    audible = [d.s.playback[key].response_id for key in unheard]
+    active = [
+        response
+        for response in d.s.responses.values()
+        if response.active
+        and not response.interrupted
+        and (not response.out_of_band or response.response_id in audible)
+    ]
+    targets = tuple(dict.fromkeys([*audible, *(response.response_id for response in active)]))
+    stoppable = calls.stoppable(d)
+    if not targets and not stoppable and not calls.interruptible(d):
+        return False
+    d.s.epoch += 1
+    if targets:
+        d.do(fx.Flush(targets, reason))
+    if stoppable:
+        d.do(fx.Broadcast("interrupt", d.s.epoch, stoppable, reason))
+    for response in active:
+        d.s.responses = with_(
+            d.s.responses, response.response_id, replace(response, interrupted=True)
+        )
+        # The provider has stopped its own response; a cancel of ours could hit the next one.
+        if reason == "manual" or response.out_of_band:
+            responses.cancel(d, response.response_id)
+    d.publish(
+        Interrupted(
+            turn_id=targets[-1] if targets else None,
+            reason=reason,
+            responses=list(targets),
+            calls=list(stoppable),
+        ),
+        cause,
+    )
+    playback.interrupted(d, unheard)
+    calls.interrupted(d, stoppable, reason)
+    return True

@@ -1,0 +1,297 @@
+"""The provider's connection, from dialling to the end.
+
+new ─▶ connecting ─▶ configuring ─▶ ready ─▶ closed
+           │              │           │
+           └──────────────┴───────────┴──(refused, lost, closed, abandoned)─▶ closed
+"""
+
+from typing import Literal
+
+from msgspec.structs import replace
+
+from voicebus.bus.messages.commands import SessionConfig
+from voicebus.bus.messages.events import Error, SessionClosed, SessionOpened, SessionUpdated
+from voicebus.services.session.core import calls, interruption, responses
+from voicebus.services.session.core import effects as fx
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core.draft import Draft
+from voicebus.services.session.core.state import Update
+
+GREETING_US = 1_000_000
+"""A provider that does not introduce itself for so long is configured all the same."""
+CONFIRM_US = 10_000_000
+"""A provider that does not confirm the configuration for so long is given up."""
+CONNECT_US = 20_000_000
+
+Reason = Literal["client", "server", "error", "abandoned", "limit", "transport_lost"]
+
+LOCAL_FIELDS = frozenset(
+    {"on_interrupt", "headless", "lease_s", "max_duration_s", "max_tokens_total", "tool_timeout_s"}
+)
+"""Fields that no provider has to confirm."""
+
+
+def requested(d: Draft, event: i.SessionRequested) -> None:
+    """Begin: the reply goes out at once, `session_opened` follows when the provider confirms."""
+    d.s.session_id = event.session_id
+    d.s.vendor, d.s.model, d.s.transport = event.vendor, event.model, event.transport
+    d.s.config = event.config
+    d.s.tools = {tool.name: tool for tool in event.tools}
+    d.s.client_tools = tuple(event.client_tools)
+    d.s.opened_us = d.now_us
+    d.s.generation = 1
+    _enter(d, "connecting")
+    renew(d)
+    d.s.talker = event.token
+    d.do(fx.Grant(event.token, True))
+    d.do(fx.Dial(1, event.vendor, event.model, _flush_on_speech(event.config)))
+    d.answer(event.command_id, event.opened)
+
+
+def _enter(
+    d: Draft, phase: Literal["connecting", "configuring", "ready", "closing", "closed"]
+) -> None:
+    d.s.phase, d.s.phase_us = phase, d.now_us
+
+
+def _flush_on_speech(config: SessionConfig) -> bool:
+    return interruption.provider_interrupts(config)
+
+
+def renew(d: Draft) -> None:
+    """The talker is there."""
+    d.s.lease_until_us = d.now_us + int(d.s.config.lease_s * 1_000_000)
+
+
+def connected(d: Draft, event: i.ProviderConnected) -> None:
+    """The socket is open; the provider will introduce itself."""
+    if event.generation == d.s.generation and d.s.phase == "connecting":
+        _enter(d, "configuring")
+
+
+def introduced(d: Draft, event: i.ProviderSessionCreated) -> None:
+    """The provider's session exists, on the provider's defaults: configure it."""
+    d.s.provider_session_id = event.provider_session_id or d.s.provider_session_id
+    d.s.expires_at = event.expires_at or d.s.expires_at
+    _configure(d)
+
+
+def _configure(d: Draft) -> None:
+    if d.s.phase != "configuring" or any(a.what == "configure" for a in d.s.asked.values()):
+        return
+    d.ask(fx.Configure(d.s.config, tuple(d.s.tools.values())), "configure")
+
+
+def confirmed(d: Draft, event: i.ProviderSessionUpdated) -> None:
+    """The provider confirmed a configuration: the first one opens the session."""
+    d.s.provider_session_id = event.provider_session_id or d.s.provider_session_id
+    d.s.expires_at = event.expires_at or d.s.expires_at
+    if d.s.phase == "configuring":
+        _enter(d, "ready")
+        d.do(fx.Release(_flush_on_speech(d.s.config)))
+        d.publish(
+            SessionOpened(
+                session_id=d.s.session_id,
+                provider=d.s.vendor,
+                provider_session_id=d.s.provider_session_id,
+                model=event.model or d.s.model,
+                expires_at=d.s.expires_at,
+            )
+        )
+    elif d.s.update is not None:
+        update = d.s.update
+        d.s.update = None
+        _commit(d, update)
+        d.do(fx.Release(_flush_on_speech(d.s.config)))
+        _updated(d, event.session, update.command_id)
+        _next_update(d)
+    else:
+        _updated(d, event.session, None)
+
+
+def _updated(d: Draft, session: dict[str, object], command_id: str | None) -> None:
+    d.publish(SessionUpdated(instructions=d.s.config.instructions, config=session), command_id)
+    d.answer(command_id, proven=True)
+
+
+def update(d: Draft, event: i.UpdateRequested) -> None:
+    """Change the configuration: one at a time, since confirmations carry no name."""
+    wanted = Update(
+        command_id=event.command_id,
+        config=event.config,
+        fields=tuple(event.fields),
+        tools={tool.name: tool for tool in event.tools},
+        client_tools=tuple(event.client_tools),
+    )
+    if set(event.fields) <= LOCAL_FIELDS:
+        _commit(d, wanted)
+        _updated(d, {}, event.command_id)
+        return
+    d.s.updates = (*d.s.updates, wanted)
+    _next_update(d)
+
+
+def _next_update(d: Draft) -> None:
+    if d.s.update is not None or not d.s.updates or d.s.phase != "ready":
+        return
+    first, *rest = d.s.updates
+    event_id = d.ask(
+        fx.Configure(first.config, tuple(first.tools.values()), first.fields),
+        "update",
+        cause=first.command_id,
+    )
+    d.s.update, d.s.updates = replace(first, event_id=event_id), tuple(rest)
+
+
+def _commit(d: Draft, wanted: Update) -> None:
+    changes = {field: getattr(wanted.config, field) for field in wanted.fields}
+    d.s.config = replace(d.s.config, **changes)
+    if "tools" in wanted.fields:
+        d.s.tools, d.s.client_tools = wanted.tools, wanted.client_tools
+
+
+def refused(d: Draft, event: i.ProviderRefused) -> bool:
+    """An error that answers our configuration. Returns whether it did."""
+    asked = d.s.asked.get(event.event_id or "")
+    if d.s.phase == "configuring":
+        if asked is None or asked.what == "configure":
+            close(d, "error", code=event.code, message=event.message)
+            return True
+        return False
+    if d.s.update is not None and event.event_id == d.s.update.event_id:
+        command_id = d.s.update.command_id
+        d.s.update = None
+        d.refuse(command_id, "provider_error", f"{event.message} ({event.code})", who="provider")
+        _next_update(d)
+        return True
+    return False
+
+
+def disconnected(d: Draft, event: i.ProviderDisconnected) -> None:
+    """The provider's socket is gone, or never was."""
+    if event.generation != d.s.generation or d.s.phase == "closed":
+        return
+    if event.http_status is not None or event.code is None:
+        code = str(event.http_status) if event.http_status else "unreachable"
+        close(d, "error", code=code, message=event.reason, hang_up=False)
+    else:
+        message = event.reason or "the provider closed the connection"
+        close(d, "server", code=str(event.code), message=message, hang_up=False)
+
+
+def transport_lost(d: Draft) -> None:
+    """The transport process was restarted: what it had not handed up is lost."""
+    if d.s.phase != "closed":
+        close(
+            d,
+            "transport_lost",
+            message="the transport process was restarted; the provider's connection went with it",
+            hang_up=False,
+        )
+
+
+def close(
+    d: Draft,
+    reason: Reason,
+    *,
+    code: str | None = None,
+    message: str | None = None,
+    cause: str | None = None,
+    hang_up: bool = True,
+    after_n: int | None = None,
+    token: str | None = None,
+) -> None:
+    """End the conversation: everything open gets its outcome, then `session_closed`."""
+    if d.s.phase == "closed":
+        return
+    silent = [
+        key
+        for key, response in d.s.responses.items()
+        if response.active or key in {p.response_id for p in d.s.playback.values()}
+    ]
+    # A client that closes has asked for silence itself; when the provider goes, what it said stays.
+    if silent and reason in ("client", "abandoned", "limit"):
+        d.do(fx.Flush(tuple(silent), reason))
+    calls.close_all(d)
+    why = "transport_lost" if reason == "transport_lost" else "session_closed"
+    for response in tuple(d.s.responses.values()):
+        if response.active:
+            responses.done(
+                d,
+                i.ResponseDone(
+                    response_id=response.response_id,
+                    status="cancelled" if reason == "client" else "incomplete",
+                    reason=why,
+                ),
+            )
+    for update in (d.s.update, *d.s.updates):
+        if update is not None:
+            d.refuse(update.command_id, "gone", "the session was closed before it was confirmed")
+    for early in d.s.early:
+        d.refuse(early.command_id, "gone", f"the session was closed: {message or reason}")
+    d.s.update, d.s.updates, d.s.early = None, (), ()
+    if hang_up:
+        d.do(fx.HangUp(after_n, token))
+    if reason == "error":
+        d.publish(Error(code=code or "error", error=message or "", recoverable=False), cause)
+    d.publish(SessionClosed(reason=reason, code=code, message=message), cause)
+    _enter(d, "closed")
+    d.do(fx.End())
+
+
+def expire(d: Draft) -> None:
+    """Nobody is paid for waiting: greeting, confirmation, lease and limits."""
+    waited_us = d.now_us - d.s.phase_us
+    if d.s.phase == "connecting" and waited_us >= CONNECT_US:
+        close(d, "error", code="timeout", message="the provider's socket did not open in time")
+    elif d.s.phase == "configuring" and waited_us >= CONFIRM_US:
+        close(
+            d,
+            "error",
+            code="timeout",
+            message="the provider did not confirm the configuration within "
+            f"{CONFIRM_US // 1_000_000} s; is it a realtime provider of this dialect?",
+        )
+    elif d.s.phase == "configuring" and waited_us >= GREETING_US:
+        _configure(d)
+    if d.s.phase in ("closed", "new"):
+        return
+    limit_us = _duration_limit_us(d)
+    if limit_us is not None and d.now_us >= limit_us:
+        message = f"the session reached max_duration_s={d.s.config.max_duration_s}"
+        close(d, "limit", code="max_duration_s", message=message)
+    elif d.s.lease_until_us and d.now_us >= d.s.lease_until_us:
+        message = (
+            f"no command, sound or ping for {d.s.config.lease_s:g} s (lease_s): "
+            "the client seems to be gone"
+        )
+        close(d, "abandoned", message=message)
+
+
+def check_tokens(d: Draft) -> None:
+    """The budget of tokens is a limit, too."""
+    limit = d.s.config.max_tokens_total
+    if limit is not None and d.s.tokens >= limit:
+        message = f"the session used {d.s.tokens} tokens, max_tokens_total is {limit}"
+        close(d, "limit", code="max_tokens_total", message=message)
+
+
+def _duration_limit_us(d: Draft) -> int | None:
+    limit_s = d.s.config.max_duration_s
+    return None if limit_s is None else d.s.opened_us + int(limit_s * 1_000_000)
+
+
+def deadlines(d: Draft) -> list[int]:
+    """When expire() wants to be called."""
+    if d.s.phase in ("closed", "new"):
+        return []
+    found = [d.s.lease_until_us]
+    limit_us = _duration_limit_us(d)
+    if limit_us is not None:
+        found.append(limit_us)
+    if d.s.phase == "connecting":
+        found.append(d.s.phase_us + CONNECT_US)
+    elif d.s.phase == "configuring":
+        configured = any(a.what == "configure" for a in d.s.asked.values())
+        found.append(d.s.phase_us + (CONFIRM_US if configured else GREETING_US))
+    return found

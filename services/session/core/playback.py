@@ -1,0 +1,231 @@
+"""Generated and heard are two facts. This is the second: what the players say, else an estimate.
+
+Sound comes several times faster than real time, so a finished response is usually still unheard.
+What was heard of an item is its player's last report plus, while it plays, the time since; without
+any report it is the time since the first sound, less what stood before it. Never more than was
+published.
+"""
+
+from msgspec.structs import replace
+
+from voicebus.bus.messages.events import AssistantAudioDone, AssistantHeard
+from voicebus.bus.messages.sound import milliseconds
+from voicebus.services.session.core import effects as fx
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core.draft import Draft, with_, without
+from voicebus.services.session.core.state import Hearing, Playback
+
+STOP_REPORT_US = 250_000
+"""How long an interruption waits for the player to say where it stopped."""
+SILENT_PLAYER_US = 2_000_000
+"""A player silent for so long after an item's computed end is taken to have played it."""
+
+
+def key_of(item_id: str, content_index: int) -> str:
+    """One item may hold several pieces of sound."""
+    return f"{item_id}/{content_index}"
+
+
+def published(d: Draft, event: i.SoundPublished) -> None:
+    """Samples went out to the players."""
+    key = key_of(event.item_id, event.content_index)
+    known = d.s.playback.get(key)
+    if known is None:
+        response = d.s.responses.get(event.response_id)
+        if response is not None and response.interrupted:
+            return  # it was under way when the flush was ordered; players drop it
+        known = Playback(
+            response_id=event.response_id,
+            item_id=event.item_id,
+            content_index=event.content_index,
+            first_us=d.now_us,
+        )
+    d.s.playback = with_(d.s.playback, key, replace(known, received=known.received + event.samples))
+
+
+def sound_done(d: Draft, event: i.SoundDone) -> None:
+    """The item's sound is complete."""
+    key = key_of(event.item_id, event.content_index)
+    known = d.s.playback.get(key)
+    d.publish(
+        AssistantAudioDone(
+            turn_id=event.response_id,
+            item_id=event.item_id,
+            content_index=event.content_index,
+            samples=known.received if known else 0,
+        )
+    )
+    if known is not None:
+        d.s.playback = with_(d.s.playback, key, replace(known, complete=True))
+        if known.player == "done":
+            _settle(d, key, received_ms(d, known), estimated=False)
+
+
+def response_done(d: Draft, response_id: str) -> None:
+    """A response that is over will send no more sound, also where its done events are missing."""
+    for key, known in tuple(d.s.playback.items()):
+        if known.response_id == response_id and not known.complete:
+            d.s.playback = with_(d.s.playback, key, replace(known, complete=True))
+
+
+def reported(d: Draft, item_id: str, content_index: int, played_ms: int, state: str) -> None:
+    """The player spoke. Reports of items that are settled or unknown are too late: ignored."""
+    key = key_of(item_id, content_index)
+    known = d.s.playback.get(key)
+    if known is None:
+        return
+    known = replace(
+        known,
+        played_ms=min(max(played_ms, known.played_ms), received_ms(d, known)),
+        reported_us=d.now_us,
+        player="done" if state == "done" else "stopped" if state == "stopped" else "playing",
+    )
+    d.s.playback = with_(d.s.playback, key, known)
+    hearing = d.s.hearing
+    if hearing is not None and key in hearing.keys:
+        if known.player in ("stopped", "done"):
+            heard_now(d)
+    elif known.player == "done" and known.complete:
+        _settle(d, key, received_ms(d, known), estimated=False)
+
+
+def received_ms(d: Draft, playback: Playback) -> int:
+    """How much of an item was published."""
+    return milliseconds(playback.received, d.s.config.output_audio_format)
+
+
+def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, bool]]:
+    """Per item in playing order: milliseconds heard until `at_us`, and whether estimated."""
+    found: dict[str, tuple[int, bool]] = {}
+    busy_until_us = 0
+    for key, playback in d.s.playback.items():
+        total = received_ms(d, playback)
+        if playback.reported_us:
+            running = playback.player == "playing"
+            since = max(0, at_us - playback.reported_us) // 1000 if running else 0
+            heard, estimated = min(total, playback.played_ms + since), running
+            ended_us = playback.reported_us + (total - playback.played_ms) * 1000
+        else:
+            begin_us = max(playback.first_us, busy_until_us)
+            heard, estimated = min(total, max(0, at_us - begin_us) // 1000), True
+            ended_us = begin_us + total * 1000
+        if any_reports(d) and not playback.reported_us:
+            # A player that reports has not come to this item yet.
+            heard, estimated = 0, True
+        found[key] = (heard, estimated)
+        busy_until_us = max(busy_until_us, ended_us)
+    return found
+
+
+def any_reports(d: Draft) -> bool:
+    """Whether some player speaks to us at all."""
+    return any(playback.reported_us for playback in d.s.playback.values())
+
+
+def unheard(d: Draft) -> list[str]:
+    """Items of which something was not yet heard, in playing order."""
+    settling = d.s.hearing.keys if d.s.hearing else ()
+    heard = estimates(d, d.now_us)
+    return [
+        key
+        for key, playback in d.s.playback.items()
+        if key not in settling
+        and (heard[key][0] < received_ms(d, playback) or not playback.complete)
+    ]
+
+
+def interrupted(d: Draft, keys: list[str]) -> None:
+    """The players were told to stop: find out what was heard. Nothing else waits for it."""
+    if not keys:
+        return
+    if d.s.hearing is not None:
+        heard_now(d)
+        keys = [key for key in keys if key in d.s.playback]
+    d.s.hearing = Hearing(since_us=d.now_us, until_us=d.now_us + STOP_REPORT_US, keys=tuple(keys))
+    if all(d.s.playback[key].player in ("stopped", "done") for key in keys):
+        heard_now(d)
+
+
+def heard_now(d: Draft) -> None:
+    """Settle what an interruption left open: truncate the half heard, delete the unheard."""
+    hearing = d.s.hearing
+    if hearing is None:
+        return
+    d.s.hearing = None
+    heard = estimates(d, hearing.since_us)
+    for key in hearing.keys:
+        playback = d.s.playback.get(key)
+        if playback is None:
+            continue
+        heard_ms, estimated = heard[key]
+        total_ms = received_ms(d, playback)
+        if heard_ms >= total_ms and playback.complete:
+            pass
+        elif heard_ms <= 0:
+            # Truncating an item without sound is refused; what nobody heard was not said.
+            d.ask(fx.DeleteItem(playback.item_id), "delete_item", ref=playback.item_id)
+        else:
+            d.ask(
+                fx.TruncateItem(playback.item_id, playback.content_index, heard_ms),
+                "truncate_item",
+                ref=playback.item_id,
+            )
+        _settle(d, key, heard_ms, estimated=estimated)
+
+
+def _settle(d: Draft, key: str, heard_ms: int, *, estimated: bool) -> None:
+    playback = d.s.playback[key]
+    total_ms = received_ms(d, playback)
+    d.publish(
+        AssistantHeard(
+            turn_id=playback.response_id,
+            item_id=playback.item_id,
+            content_index=playback.content_index,
+            heard_ms=heard_ms,
+            complete=playback.complete and heard_ms >= total_ms,
+            estimated=estimated,
+        )
+    )
+    record = d.s.items.get(playback.item_id)
+    if record is not None:
+        record = replace(record, heard_ms=heard_ms, generated_ms=total_ms)
+        d.s.items = with_(d.s.items, playback.item_id, record)
+    d.s.playback = without(d.s.playback, key)
+
+
+def _silent_until_us(d: Draft, key: str) -> int:
+    """When an item of a player that does not report is taken as played."""
+    playback = d.s.playback[key]
+    begin_us = playback.reported_us or playback.first_us
+    left_ms = received_ms(d, playback) - playback.played_ms
+    before_ms = 0
+    for other_key, other in d.s.playback.items():
+        if other_key == key:
+            break
+        before_ms += received_ms(d, other) - other.played_ms
+    return begin_us + (left_ms + before_ms) * 1000 + SILENT_PLAYER_US
+
+
+def expire(d: Draft) -> None:
+    """The wait for the player is over, or a silent player must have played an item by now."""
+    if d.s.hearing is not None and d.now_us >= d.s.hearing.until_us:
+        heard_now(d)
+    settling = d.s.hearing.keys if d.s.hearing else ()
+    for key in tuple(d.s.playback):
+        playback = d.s.playback[key]
+        if key in settling or not playback.complete:
+            continue
+        if d.now_us >= _silent_until_us(d, key):
+            _settle(d, key, received_ms(d, playback), estimated=True)
+
+
+def deadlines(d: Draft) -> list[int]:
+    """When expire() wants to be called."""
+    found = [d.s.hearing.until_us] if d.s.hearing else []
+    settling = d.s.hearing.keys if d.s.hearing else ()
+    found.extend(
+        _silent_until_us(d, key)
+        for key, playback in d.s.playback.items()
+        if playback.complete and key not in settling
+    )
+    return found
