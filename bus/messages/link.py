@@ -122,6 +122,8 @@ class DownAck(Up, tag="down_ack", frozen=True, kw_only=True):
     """Everything down to `n` is done; the session may forget it."""
 
     sessions: dict[str, int]
+    missing: list[str] = []
+    """Of these the next one was left out: send again from `n + 1`."""
 
 
 class Event(Up, tag="event", frozen=True, kw_only=True):

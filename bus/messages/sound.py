@@ -66,4 +66,22 @@ class SoundIn(Message, frozen=True, kw_only=True):
     """Counts from 1 per token."""
 
 
-SOUND = registry(AssistantAudioDelta, AudioEnd, AudioFlush, SoundIn)
+class SoundRefused(Message, frozen=True, kw_only=True):
+    """On `system/transport/<instance>/refused`: sound frames that were not taken.
+
+    Forged frames must not write into the session they name, so that it is told here. At most one
+    a second for each reason."""
+
+    v: int = 1
+    role: str = "transport"
+    instance: int
+    inc: str
+    at_us: int
+    reason: str
+    text: str
+    """Who, what, which limit, what to do: of the newest."""
+    count: int
+    """So many since this reason was last told."""
+
+
+SOUND = registry(AssistantAudioDelta, AudioEnd, AudioFlush, SoundIn, SoundRefused)
