@@ -1,0 +1,1 @@
+"""The transport service: the provider's WebSocket and the sound, in one process."""

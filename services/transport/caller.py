@@ -1,0 +1,162 @@
+"""The caller's sound on its way in: tokens, numbers, one bounded queue with a gate."""
+
+from collections import deque
+from typing import NamedTuple
+
+from voicebus.bus.messages.sound import BYTES_PER_SAMPLE, RATE_HZ, AudioFormat
+
+QUEUE_FRAMES = 4096
+
+
+class Refused(NamedTuple):
+    """A frame that is not taken."""
+
+    reason: str
+    """A short name, for counters."""
+    text: str
+    """Who, what, which limit, what to do."""
+
+
+class Taken(NamedTuple):
+    """What became of a frame that may be sent."""
+
+    is_new: bool
+    """False when this number came before: it is not sent again."""
+    missing: int
+    """Numbers left out before it."""
+    dropped_ms: float
+    """Older sound that had to give way."""
+
+
+class Sound(NamedTuple):
+    """A frame of the caller's in the queue."""
+
+    token: str
+    n: int
+    samples: bytes
+
+
+class _Talker:
+    """Who holds a token."""
+
+    __slots__ = ("last_n", "may_talk", "written_n")
+
+    def __init__(self, may_talk: bool) -> None:
+        self.may_talk = may_talk
+        self.last_n = 0
+        self.written_n = 0
+
+
+class Caller:
+    """The state of one session's sound in. Pure.
+
+    Held sound and sound that the provider's socket does not take yet are the same queue: the gate
+    is shut until the configuration is confirmed, and the bound is the same.
+    """
+
+    def __init__(self, session_id: str, hold_s: float, limit_bytes: int) -> None:
+        self._session_id = session_id
+        self._hold_s = hold_s
+        self._limit_bytes = limit_bytes
+        self._talkers: dict[str, _Talker] = {}
+        self._queue: deque[Sound] = deque()
+        self._queued_bytes = 0
+        self._width = 2
+        self._bytes_per_s = 48_000
+        self.is_released = False
+
+    def configure(self, format: AudioFormat) -> None:
+        """A new connection: its format; the gate shuts until it is confirmed.
+
+        Sound already queued in another format would be noise: it is dropped.
+        """
+        width = BYTES_PER_SAMPLE[format]
+        bytes_per_s = RATE_HZ[format] * width
+        if (width, bytes_per_s) != (self._width, self._bytes_per_s):
+            self._clear()
+        self._width, self._bytes_per_s = width, bytes_per_s
+        self.is_released = False
+
+    def grant(self, token: str, *, may_talk: bool) -> None:
+        """Who may send. Granted again, only the right changes: the numbers go on."""
+        talker = self._talkers.get(token)
+        if talker is None:
+            self._talkers[token] = _Talker(may_talk)
+        else:
+            talker.may_talk = may_talk
+
+    def forget(self) -> None:
+        """No token is good any more, and nothing of theirs is sent."""
+        self._talkers.clear()
+        self._clear()
+        self.is_released = False
+
+    def take(self, token: str, n: int, samples: bytes) -> Taken | Refused:
+        """A frame has come. An empty one is counted and not sent."""
+        talker = self._talkers.get(token)
+        if talker is None:
+            return Refused(
+                "unknown_token",
+                f"session {self._session_id}: this token is unknown or was revoked; "
+                "attach again for a new one",
+            )
+        if not talker.may_talk:
+            return Refused(
+                "no_right",
+                f"session {self._session_id}: this token may listen, not talk; "
+                "attach with the right to talk",
+            )
+        if len(samples) > self._limit_bytes:
+            return Refused(
+                "too_large",
+                f"session {self._session_id}: sound frame {n} has {len(samples)} bytes, "
+                f"the limit is {self._limit_bytes}; send 20 to 100 ms at a time",
+            )
+        if len(samples) % self._width:
+            return Refused(
+                "odd_length",
+                f"session {self._session_id}: sound frame {n} has {len(samples)} bytes; "
+                f"pcm16 has {self._width} bytes a sample, so the length must be even",
+            )
+        if n <= talker.last_n:
+            return Taken(False, 0, 0.0)
+        missing = n - talker.last_n - 1
+        talker.last_n = n
+        self._queue.append(Sound(token, n, samples))
+        self._queued_bytes += len(samples)
+        return Taken(True, missing, self._trim())
+
+    def next(self) -> Sound | None:
+        """The next frame to send; tell `wrote` when it is out."""
+        if not self.is_released or not self._queue:
+            return None
+        sound = self._queue.popleft()
+        self._queued_bytes -= len(sound.samples)
+        return sound
+
+    def wrote(self, sound: Sound) -> None:
+        """The frame has been written to the provider's socket."""
+        talker = self._talkers.get(sound.token)
+        if talker is not None:
+            talker.written_n = sound.n
+
+    def has_written(self, token: str | None, n: int) -> bool:
+        """Whether that frame of the token (or, without one, of anybody) has gone out."""
+        if token is None:
+            return any(talker.written_n >= n for talker in self._talkers.values())
+        talker = self._talkers.get(token)
+        return talker is not None and talker.written_n >= n
+
+    def _trim(self) -> float:
+        limit = int(self._hold_s * self._bytes_per_s)
+        dropped = 0
+        while self._queue and (
+            self._queued_bytes - dropped > limit or len(self._queue) > QUEUE_FRAMES
+        ):
+            dropped += len(self._queue.popleft().samples)
+        self._queued_bytes -= dropped
+        return dropped * 1000 / self._bytes_per_s
+
+    def _clear(self) -> None:
+        self._queue.clear()
+        self._queued_bytes = 0

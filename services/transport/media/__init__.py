@@ -1,0 +1,1 @@
+"""What the media plane must know of a vendor: find sound, wrap sound, dial. Pure."""

@@ -1,0 +1,106 @@
+"""What goes to the provider next: frames of the session before sound, unless they wait for it."""
+
+from collections import deque
+from typing import NamedTuple
+
+from voicebus.services.transport.caller import Caller, Sound
+
+WAIT_FOR_SOUND_S = 0.5
+"""How long a frame waits for the sound frame it names."""
+
+
+class Write(NamedTuple):
+    """Write a frame of the session."""
+
+    n: int
+    frame: bytes
+    reached: bool
+    tell: bool
+
+
+class WriteSound(NamedTuple):
+    """Wrap and write a frame of the caller's."""
+
+    sound: Sound
+
+
+class HangUpNow(NamedTuple):
+    """Close the socket: everything before it has gone out."""
+
+
+class WaitUntil(NamedTuple):
+    """Nothing to do before that time, unless something comes."""
+
+    s: float
+
+
+class _Waiting(NamedTuple):
+    n: int
+    frame: bytes | None
+    """None: hang up."""
+    token: str | None
+    after_n: int | None
+    until_s: float
+    tell: bool
+
+
+Next = Write | WriteSound | HangUpNow | WaitUntil | None
+
+
+class Outbox:
+    """One connection's frames to send. Pure.
+
+    The session's frames keep their order among themselves: what follows a frame that waits for
+    sound waits as well, for at most 500 ms.
+    """
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self._waiting: deque[_Waiting] = deque()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def send(
+        self,
+        n: int,
+        frame: bytes,
+        now_s: float,
+        *,
+        token: str | None = None,
+        after_n: int | None = None,
+        tell: bool = False,
+    ) -> None:
+        """A frame of the session's, once it is its turn."""
+        self._waiting.append(_Waiting(n, frame, token, after_n, now_s + WAIT_FOR_SOUND_S, tell))
+        self.bytes += len(frame)
+
+    def hang_up(self, n: int, now_s: float, *, token: str | None, after_n: int | None) -> None:
+        """Close the socket, once it is its turn."""
+        self._waiting.append(_Waiting(n, None, token, after_n, now_s + WAIT_FOR_SOUND_S, False))
+
+    def clear(self) -> int:
+        """Forget what was not sent; returns how many frames that were."""
+        count = len(self._waiting)
+        self._waiting.clear()
+        self.bytes = 0
+        return count
+
+    def next(self, now_s: float) -> Next:
+        """Takes out what is to be done now; None: nothing until something comes."""
+        if not self._waiting:
+            return self._sound()
+        first = self._waiting[0]
+        reached = first.after_n is None or self._caller.has_written(first.token, first.after_n)
+        if not reached and now_s < first.until_s:
+            return self._sound() or WaitUntil(first.until_s)
+        self._waiting.popleft()
+        if first.frame is None:
+            return HangUpNow()
+        self.bytes -= len(first.frame)
+        return Write(first.n, first.frame, reached, first.tell)
+
+    def _sound(self) -> WriteSound | None:
+        sound = self._caller.next()
+        return None if sound is None else WriteSound(sound)

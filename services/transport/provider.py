@@ -1,0 +1,260 @@
+"""The shell around one provider connection: dial, read, send, close. It decides nothing."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+
+from voicebus.services.transport.media.address import Address
+from voicebus.services.transport.outbox import HangUpNow, Next, WaitUntil, Write, WriteSound
+
+CLOSE_S = 1.5
+"""How long a closing handshake may take."""
+PING_S = 20.0
+REASON_LIMIT = 300
+
+# At level DEBUG websockets logs the handshake's headers, and with them the key.
+_quiet = logging.getLogger("voicebus.transport.provider")
+_quiet.setLevel(logging.WARNING)
+
+
+class Target(NamedTuple):
+    """Where and how to dial."""
+
+    address: Address
+    headers: dict[str, str]
+    key: str | None
+    key_source: str
+    """The file or variable of the key, for messages."""
+    open_timeout_s: float
+    max_frame_bytes: int
+
+
+class Ended(NamedTuple):
+    """How a connection ended, or why there was none."""
+
+    code: int | None
+    http_status: int | None
+    reason: str
+
+
+class Port(NamedTuple):
+    """Whom the shell asks and tells. Nothing is called after `ended`."""
+
+    opened: Callable[[], None]
+    received: Callable[[str | bytes], None]
+    next: Callable[[], Next]
+    wrap: Callable[[bytes], bytes]
+    wrote: Callable[[Write | WriteSound], None]
+    hang_up: Callable[[], None]
+    ended: Callable[[Ended], None]
+
+
+class _Connect(connect):
+    """Follows no redirect: the key belongs to the host it was given for."""
+
+    def process_redirect(self, exc: Exception) -> Exception | str:
+        """The refusal itself."""
+        return exc
+
+
+class ProviderSocket:
+    """One connection of one conversation."""
+
+    def __init__(self, target: Target, port: Port) -> None:
+        self._target = target
+        self._port = port
+        self._connection: ClientConnection | None = None
+        self._wake = asyncio.Event()
+        self._is_detached = False
+        self._closing: asyncio.Task[None] | None = None
+        self._is_running = False
+        self._is_stopped = False
+        self.task = asyncio.create_task(self._run())
+
+    def wake(self) -> None:
+        """There may be something to send."""
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stop dialling, or close with 1000; bounded, and told by `ended` like any other end."""
+        if self._connection is None:
+            self._is_stopped = True
+            if self._is_running:  # else it would be cancelled before it can tell
+                self.task.cancel()
+        elif self._closing is None:
+            self._closing = asyncio.create_task(self._close(self._connection))
+
+    def detach(self) -> None:
+        """Close, and tell nobody: a newer connection has taken the place."""
+        self._is_detached = True
+        self.close()
+
+    async def _run(self) -> None:
+        self._is_running = True
+        stopped = Ended(None, None, "dialling was stopped")
+        try:
+            ended = stopped if self._is_stopped else await self._talk()
+        except asyncio.CancelledError:
+            if self._connection is not None:
+                self._connection.transport.abort()
+            ended = stopped
+        if not self._is_detached:
+            self._is_detached = True
+            self._port.ended(ended)
+
+    async def _talk(self) -> Ended:
+        target = self._target
+        try:
+            connection = self._connection = await _Connect(
+                target.address.url,
+                additional_headers=target.headers,
+                compression=None,
+                open_timeout=target.open_timeout_s,
+                close_timeout=CLOSE_S,
+                ping_interval=PING_S,
+                ping_timeout=PING_S,
+                max_size=target.max_frame_bytes,
+                logger=_quiet,
+                proxy=None if target.address.is_loopback else True,
+            )
+        except Exception as error:
+            return _refused(error, target)
+        if not self._is_detached:
+            self._port.opened()
+        sending = asyncio.create_task(self._send(connection))
+        try:
+            while True:
+                message = await connection.recv()
+                if not self._is_detached:
+                    self._port.received(message)
+        except ConnectionClosed as closed:
+            return _closed(connection, closed)
+        finally:
+            sending.cancel()
+            (sent,) = await asyncio.gather(sending, return_exceptions=True)
+            if isinstance(sent, Exception):
+                raise sent
+
+    async def _send(self, connection: ClientConnection) -> None:
+        loop = asyncio.get_running_loop()
+        port = self._port
+        try:
+            while not self._is_detached:
+                self._wake.clear()
+                todo = port.next()
+                match todo:
+                    case WriteSound():
+                        await connection.send(port.wrap(todo.sound.samples), text=True)
+                        port.wrote(todo)
+                    case Write():
+                        await connection.send(todo.frame, text=True)
+                        port.wrote(todo)
+                    case HangUpNow():
+                        port.hang_up()
+                    case WaitUntil(until_s):
+                        timer = loop.call_at(until_s, self._wake.set)
+                        await self._wake.wait()
+                        timer.cancel()
+                    case None:
+                        await self._wake.wait()
+        except ConnectionClosed:
+            pass  # the reader sees it as well, and tells
+        except Exception:
+            # A bug: without its sender the connection is of no use.
+            connection.transport.abort()
+            raise
+
+    async def _close(self, connection: ClientConnection) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await connection.close()
+        except TimeoutError:
+            connection.transport.abort()
+
+
+def _closed(connection: ClientConnection, closed: ConnectionClosed) -> Ended:
+    code = connection.close_code
+    if closed.rcvd is not None:
+        reason = closed.rcvd.reason
+        if not reason and closed.sent is not None and not closed.rcvd_then_sent:
+            reason = closed.sent.reason
+        return Ended(code, None, reason)
+    if closed.sent is not None and closed.sent.code != 1000:
+        return Ended(code, None, f"closed from here ({closed.sent.code}): {closed.sent.reason}")
+    return Ended(code, None, "the connection broke without a closing frame")
+
+
+def _refused(error: Exception, target: Target) -> Ended:
+    place = target.address.place
+    match error:
+        case InvalidStatus():
+            status = error.response.status_code
+            said = _said(bytes(error.response.body or b""), target.key)
+            return Ended(None, status, _status_text(status, said, target))
+        case TimeoutError():
+            text = (
+                f"the provider at {place} did not answer within {target.open_timeout_s:g} s; "
+                "check provider_url and the network"
+            )
+        case InvalidHandshake():
+            text = f"what answers at {place} is no WebSocket provider ({error}); check provider_url"
+        case OSError():
+            why = error.strerror or str(error)
+            text = (
+                f"cannot reach the provider at {place}: {why}; check provider_url and the network"
+            )
+            if target.address.is_loopback:
+                text = f"cannot reach the provider at {place}: {why}; is it running there?"
+        case _:
+            text = f"cannot dial the provider at {place}: {type(error).__name__}: {error}"
+    return Ended(None, None, _clean(text, target.key))
+
+
+def _status_text(status: int, said: str, target: Target) -> str:
+    says = f": {said}" if said else ""
+    place = target.address.place
+    match status:
+        case 401 | 403:
+            text = f"the provider refused the key from {target.key_source} (HTTP {status}){says}"
+        case 404:
+            text = (
+                f"{place} has no such model or path (HTTP 404){says}; check model and provider_url"
+            )
+        case 429:
+            text = f"the provider has had too many requests (HTTP 429){says}"
+        case _ if 300 <= status < 400:
+            text = (
+                f"{place} points elsewhere (HTTP {status}); set provider_url to the right address"
+            )
+        case _:
+            text = f"the provider at {place} answered HTTP {status}{says}"
+    return text
+
+
+class _Said(msgspec.Struct):
+    message: str = ""
+
+
+class _Body(msgspec.Struct):
+    error: _Said
+
+
+def _said(body: bytes, key: str | None) -> str:
+    """The message in the body of a refusal, shortened."""
+    try:
+        text = msgspec.json.decode(body, type=_Body).error.message
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        text = body.decode("utf-8", "replace")
+    return _clean(" ".join(text.split()), key)
+
+
+def _clean(text: str, key: str | None) -> str:
+    """Short enough, and without the key, should anybody have repeated it."""
+    if key:
+        text = text.replace(key, "…")
+    return text if len(text) <= REASON_LIMIT else text[:REASON_LIMIT] + "…"
