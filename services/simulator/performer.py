@@ -59,9 +59,13 @@ async def perform(
         await _calls_in_turns(plan, response_id, report)
     else:
         for index, part in enumerate(plan.parts):
+            # What an answer that fails was about to say stays open: its end cuts it off.
+            is_cut = plan.status != "completed" and index == len(plan.parts) - 1
             if isinstance(part, Call):
-                await _call(part, response_id, index, report)
-            elif await _say(part, question, index, voice, report, pace, plan.cut_after_ms):
+                await _call(part, response_id, index, report, is_cut=is_cut)
+            elif await _say(
+                part, question, index, voice, report, pace, plan.cut_after_ms, is_cut=is_cut
+            ):
                 break
     if not plan.never_ends:
         await report(AnswerEnded(response_id, plan.status, plan.reason, plan.error))
@@ -75,6 +79,8 @@ async def _say(
     report: Report,
     pace: float,
     cut_after_ms: int | None,
+    *,
+    is_cut: bool,
 ) -> bool:
     """True if the message was cut short."""
     response_id = question.response_id
@@ -82,7 +88,8 @@ async def _say(
     if not question.speaks:
         for word in _spaced(part.text):
             await report(WordsGrew(response_id, index, word))
-        await report(MessageEnded(response_id, index))
+        if not is_cut:
+            await report(MessageEnded(response_id, index))
         return False
     loop = asyncio.get_running_loop()
     per_ms = sounds.bytes_per_ms(question.audio_type)
@@ -111,7 +118,8 @@ async def _say(
             if pace > 0:
                 due_s = max(due_s, loop.time() - 1) + len(chunk) / per_ms / 1000 / pace
                 await asyncio.sleep(due_s - loop.time())
-    await report(MessageEnded(response_id, index))
+    if not is_cut:
+        await report(MessageEnded(response_id, index))
     return False
 
 
@@ -119,11 +127,12 @@ async def _toned(text: str, length_ms: int, audio_type: str) -> AsyncIterator[tu
     yield text, sounds.tone(length_ms, audio_type)
 
 
-async def _call(part: Call, response_id: str, index: int, report: Report) -> None:
+async def _call(part: Call, response_id: str, index: int, report: Report, *, is_cut: bool) -> None:
     await report(CallBegan(response_id, index, part.name, part.call_id))
     for piece in _pieces(part):
         await report(ArgumentsGrew(response_id, index, piece))
-    await report(CallEnded(response_id, index))
+    if not is_cut:
+        await report(CallEnded(response_id, index))
 
 
 async def _calls_in_turns(plan: Plan, response_id: str, report: Report) -> None:

@@ -133,7 +133,9 @@ class Action(_Part, frozen=True, kw_only=True):
         return [
             name
             for name in self.__struct_fields__
-            if name not in ("reason", "times") and getattr(self, name) not in (None, False)
+            if name not in ("reason", "times")
+            and (value := getattr(self, name)) is not None
+            and value is not False  # 0 is a value: a time, a length
         ]
 
 
