@@ -233,6 +233,11 @@ class RealtimeSession:
         await self._ask("report_playback", plain(report), deadline_s=deadline_s)
 
     @property
+    def is_over(self) -> bool:
+        """Whether the session has ended, or this object has stopped listening."""
+        return self._events.is_ended
+
+    @property
     def sent_frames(self) -> int:
         """The number of the last sound frame sent."""
         return self._voice.sent

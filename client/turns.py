@@ -1,0 +1,77 @@
+"""Whose turn it is: a pure fold over events that knows when the assistant has finished."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from voicebus.bus.messages import events
+from voicebus.client.events import Data
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What is still under way. `assistant_turn_completed` alone is no end: tools may follow."""
+
+    is_due: bool = False
+    """An answer has been asked for and has not begun."""
+    is_speaking: bool = False
+    """The caller is."""
+    responses: frozenset[str] = frozenset()
+    """Responses under way."""
+    calls: frozenset[str] = frozenset()
+    """Calls without an outcome."""
+    asked_by: Mapping[str, str] = field(default_factory=dict)
+    """Which response asked for a call, of all calls so far."""
+    batches: frozenset[str] = frozenset()
+    """Responses whose calls' outputs have not gone to the model."""
+    stopped: frozenset[str] = frozenset()
+    """Responses that were interrupted: nothing need follow their calls."""
+    last: events.AssistantTurnCompleted | None = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is under way: the turn is the caller's."""
+        return not (self.is_due or self.is_speaking or self.responses or self.calls or self.batches)
+
+
+def expect(turns: Turns) -> Turns:
+    """Something was said that wants an answer."""
+    return replace(turns, is_due=True)
+
+
+def fold(turns: Turns, data: Data) -> Turns:
+    """An event happened."""
+    match data:
+        case events.UserSpeechStarted():
+            return replace(turns, is_speaking=True)
+        case events.UserSpeechStopped():
+            return replace(turns, is_speaking=False, is_due=True)
+        case events.AssistantTurnStarted(turn_id=turn):
+            return replace(turns, is_due=False, responses=turns.responses | {turn})
+        case events.AssistantTurnCompleted(turn_id=turn, status=status):
+            batches = turns.batches if status == "completed" else turns.batches - {turn}
+            return replace(turns, responses=turns.responses - {turn}, batches=batches, last=data)
+        case events.ToolCallStarted(turn_id=turn, call_id=call):
+            return replace(
+                turns,
+                calls=turns.calls | {call},
+                asked_by={**turns.asked_by, call: turn},
+                batches=turns.batches | {turn},
+            )
+        case events.ToolCallCompleted(call_id=call) | events.ToolCallFailed(call_id=call):
+            return replace(turns, calls=turns.calls - {call})
+        case events.ToolBatchSubmitted(turn_id=turn):
+            is_due = turns.is_due or turn not in turns.stopped
+            return replace(turns, batches=turns.batches - {turn}, is_due=is_due)
+        case events.Interrupted(responses=responses, calls=called):
+            stopped = {
+                *responses,
+                *(turns.asked_by[call] for call in called if call in turns.asked_by),
+            }
+            return replace(
+                turns,
+                is_due=False,
+                batches=turns.batches - stopped,
+                stopped=turns.stopped | stopped,
+            )
+        case _:
+            return turns
