@@ -1,6 +1,8 @@
 """Processes and files of a run folder: who holds a role, what was left behind, how it is ended."""
 
+import contextlib
 import stat
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -74,33 +76,48 @@ def alive(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
+def resume(processes: Iterable[psutil.Process]) -> None:
+    """Let those go on that were stopped with SIGSTOP."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if process.status() == psutil.STATUS_STOPPED:
+                process.resume()
+
+
+def describe(process: psutil.Process) -> str:
+    """Pid and command line."""
+    with contextlib.suppress(psutil.Error):
+        return f"{process.pid} ({' '.join(process.cmdline())})"
+    return str(process.pid)
+
+
 def end(processes: Iterable[psutil.Process], *, term_s: float = TERM_S) -> list[psutil.Process]:
     """TERM, then KILL. Returns those that outlived even that."""
     there = alive(processes)
     for process in there:
-        try:
+        with contextlib.suppress(psutil.Error):
             process.terminate()
             process.resume()  # a stopped process would never see the TERM
-        except psutil.Error:
-            continue
-    _, there = psutil.wait_procs(there, timeout=term_s)
+    there = _outlive(there, term_s)
     for process in there:
-        try:
+        with contextlib.suppress(psutil.Error):
             process.kill()
-        except psutil.Error:
-            continue
-    _, there = psutil.wait_procs(there, timeout=KILL_S)
-    return alive(there)
+    return _outlive(there, KILL_S)
+
+
+def _outlive(processes: Iterable[psutil.Process], within_s: float) -> list[psutil.Process]:
+    until = time.monotonic() + within_s
+    return [one for one in processes if not wait(one, max(0.0, until - time.monotonic()))]
 
 
 def wait(process: psutil.Process, within_s: float) -> bool:
-    """Whether it ended in time."""
-    try:
-        process.wait(timeout=within_s)
-    except psutil.TimeoutExpired:
-        return False
-    except psutil.Error:
-        return True
+    """Whether it ended in time. A zombie has ended: some init processes are slow to bury."""
+    until = time.monotonic() + within_s
+    while alive([process]):
+        if time.monotonic() >= until:
+            return False
+        with contextlib.suppress(psutil.Error):
+            process.wait(timeout=0.02)
     return True
 
 

@@ -11,9 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-import psutil
-
 from voicebus.bus import locks
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.frames import Codec
@@ -38,6 +35,9 @@ LOOK_S = 0.25
 BEACONS_S = 1.5
 """A role that runs says how it is at once to a new subscriber; who is silent for so long hangs."""
 STOP_S = 60.0
+
+STATE_LINE = '"event": "service.state"'
+"""In a log line that only repeats what the state's `why` says."""
 
 _states: Codec[State] = Codec(State, what="state")
 
@@ -77,6 +77,16 @@ class StackStatus:
             and bool(self.processes)
             and all(one.state == "ready" for one in self.processes)
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What `stop` did."""
+
+    processes: int
+    """How many there were, their children included."""
+    stragglers: tuple[str, ...] = ()
+    """Those that outlived the orderly stop and had to be ended one by one."""
 
 
 def supervisord_conf() -> Path:
@@ -247,7 +257,14 @@ def _show(
 
 
 def _fallen(program: Program, logs: dict[str, int]) -> str:
-    return f"{program.name} could not start (exit code {program.exit_code}){_tail(program, logs)}"
+    # supervisord forgets how a process ended that ended too soon; its log does not.
+    told = [
+        line
+        for line in log_tail(program.log.parent / "supervisord.log", 200)
+        if f"exited: {program.name} (" in line
+    ]
+    how = told[-1].partition(" (")[2].partition(";")[0] if told else program.problem
+    return f"{program.name} could not start: {how}{_tail(program, logs)}"
 
 
 def _not_ready(program: Program, state: State | None, logs: dict[str, int]) -> str:
@@ -257,7 +274,9 @@ def _not_ready(program: Program, state: State | None, logs: dict[str, int]) -> s
 
 def _tail(program: Program, logs: dict[str, int]) -> str:
     """The last lines that it wrote since the start, for the end of a message."""
-    lines = log_tail(program.log, 10, since=logs.get(program.log.name, 0))
+    since = logs.get(program.log.name, 0)
+    lines = [line for line in log_tail(program.log, 10, since=since) if STATE_LINE not in line]
+    # A service that cannot start says so in one plain line, `<role>-<n>: …`.
     said = [line for line in lines if line.startswith(_role_of(program.name)[0])]
     shown = [said[-1]] if said else lines
     text = "".join(f"\n  | {line}" for line in shown)
@@ -288,23 +307,24 @@ def _role_of(name: str) -> tuple[str, int]:
 # --- stop -------------------------------------------------------------------------------------
 
 
-def stop(run_dir: Path, tell: Tell = silent) -> int:
-    """Stop everything in order, wait for it, remove sockets and locks. Returns how many ended.
+def stop(run_dir: Path, tell: Tell = silent) -> Ended:
+    """Stop everything in order, wait for it, remove sockets and locks.
 
     Also ends what a killed supervisord left behind, found by the locks. Raises Problem when
     something outlives even SIGKILL, or holds a lock and is none of ours.
     """
     if not run_dir.is_dir():
-        return 0
+        return Ended(processes=0)
     with _alone(run_dir):
         return _stop(run_dir, tell)
 
 
-def _stop(run_dir: Path, tell: Tell) -> int:
+def _stop(run_dir: Path, tell: Tell) -> Ended:
     supervisor = Supervisor(run_dir)
     recorded = processes.recorded_supervisor(run_dir)
     roots = [recorded] if recorded is not None else []
     known = processes.family(roots)
+    processes.resume(known)  # who is frozen hears no TERM
     try:
         pid = supervisor.pid()
         if pid is not None:
@@ -313,17 +333,20 @@ def _stop(run_dir: Path, tell: Tell) -> int:
                 known = processes.family(roots)
             _stop_in_order(supervisor, tell)
             for one in roots:
-                _wait_for_supervisor(supervisor, one)
+                processes.wait(one, processes.TERM_S)
     except (Silent, OSError, xmlrpc.client.Error) as error:
         tell(f"supervisord gives no answer ({error}); ending its processes by themselves")
     strangers = []
-    for name, pid in processes.holders(run_dir).items():
-        process = processes.find(pid)
+    orphans = []
+    for name, holder in processes.holders(run_dir).items():
+        process = processes.find(holder)
         if process is None:
-            strangers.append(f"{name} (process {pid or '?'})")
-        else:
-            tell(f"ending {name} (process {pid}), which nobody supervises")
-            known.extend(processes.family([process]))
+            strangers.append(f"{name} (process {holder or '?'})")
+        elif process not in known:
+            tell(f"ending {name} (process {holder}), which nobody supervises")
+            orphans.append(process)
+    known.extend(processes.family(orphans))
+    stragglers = tuple(map(processes.describe, processes.alive(known)))
     # supervisord first: it would start again what is ended under its hands.
     stubborn = processes.end(roots) + processes.end(known)
     if strangers:
@@ -335,7 +358,7 @@ def _stop(run_dir: Path, tell: Tell) -> int:
         pids = ", ".join(str(one.pid) for one in stubborn)
         raise Problem(f"these processes did not end, not even by SIGKILL: {pids}")
     processes.sweep(run_dir)
-    return len(known)
+    return Ended(processes=len(known), stragglers=stragglers)
 
 
 def _stop_in_order(supervisor: Supervisor, tell: Tell) -> None:
@@ -349,14 +372,6 @@ def _stop_in_order(supervisor: Supervisor, tell: Tell) -> None:
         if took > QUIET_S:
             tell(f"{name} stopped after {took:.1f} s")
     supervisor.shut_down()
-
-
-def _wait_for_supervisor(supervisor: Supervisor, process: psutil.Process) -> None:
-    """Until it has ended. Asking wakes it: by itself it looks only once a second."""
-    until = time.monotonic() + processes.TERM_S
-    while not processes.wait(process, 0.02) and time.monotonic() < until:
-        with contextlib.suppress(OSError, Silent, xmlrpc.client.Error, msgspec.MsgspecError):
-            supervisor.pid()
 
 
 # --- status -----------------------------------------------------------------------------------

@@ -24,8 +24,6 @@ class Program(NamedTuple):
     """STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL or UNKNOWN."""
     pid: int
     """0 when there is none."""
-    exit_code: int
-    """Of its last end; negative or 0 says nothing."""
     problem: str
     log: Path
     running_s: int
@@ -53,7 +51,9 @@ class _Transport(xmlrpc.client.Transport):
         self._path, self._timeout_s = path, timeout_s
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        return _Connection(self._path, self._timeout_s)
+        connection = _Connection(self._path, self._timeout_s)
+        self._connection = host, connection  # what close() closes
+        return connection
 
 
 class Supervisor:
@@ -80,7 +80,6 @@ class Supervisor:
                 name=one["name"],
                 state=one["statename"],
                 pid=one["pid"],
-                exit_code=one["exitstatus"],
                 problem=one["spawnerr"],
                 log=Path(one["stdout_logfile"]),
                 running_s=max(0, one["now"] - one["start"]) if one["pid"] else 0,

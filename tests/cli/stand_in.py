@@ -2,7 +2,7 @@
 
 Takes `-P -m voicebus.services.<role> --instance N`, as the real interpreter does. What a role does
 is said by the environment: STAND_IN_<ROLE> = ready (the default), waiting, failing, refusing,
-crashing, deaf (ignores TERM), parent (starts a child of its own).
+crashing, deaf (ends only by SIGKILL), parent (starts a child of its own).
 """
 
 import asyncio
@@ -31,8 +31,9 @@ async def serve(runtime: Runtime[settings.Settings]) -> None:
             asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             runtime.ready()
+            await asyncio.Event().wait()
         case "parent":
-            with subprocess.Popen([sys.executable, "-c", CHILD]) as child:
+            with subprocess.Popen([sys.executable, "-c", CHILD]) as child:  # noqa: ASYNC220
                 runtime.ready()
                 await runtime.stopping.wait()
                 child.terminate()

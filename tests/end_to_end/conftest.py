@@ -1,0 +1,71 @@
+"""Cells for end-to-end tests: every process, under supervisord, with the simulator's script.
+
+`start_stack(...)` starts one with what the test needs; `stack` is a fresh one with the defaults;
+`shared_stack` is one for all tests of a module that leave it as they found it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from voicebus.cli.plan import Wish
+from voicebus.cli.testing import Stack, running
+
+StartStack = Callable[..., Stack]
+"""`start_stack(scenario=…, tools=[…], settings={"VOICEBUS_…": "…"}, environment={…}, …)`."""
+
+_open: list[Stack] = []
+
+
+@contextlib.contextmanager
+def _stack(
+    *,
+    scenario: str | Path | None = None,
+    speech: bool = False,
+    tools: tuple[str, ...] | list[str] = (),
+    settings: dict[str, str] | None = None,
+    **wish: Any,
+) -> Iterator[Stack]:
+    all_settings = {"VOICEBUS_SIMULATOR_SPEECH": "on" if speech else "off", **(settings or {})}
+    if scenario is not None:
+        all_settings["VOICEBUS_SIMULATOR_SCENARIO"] = str(scenario)
+    with running(Wish(tools=tuple(tools), settings=all_settings, **wish)) as one:
+        _open.append(one)
+        try:
+            yield one
+        finally:
+            _open.remove(one)
+
+
+@pytest.fixture
+def start_stack() -> Iterator[StartStack]:
+    with contextlib.ExitStack() as cells:
+
+        def start(**what: Any) -> Stack:
+            return cells.enter_context(_stack(**what))
+
+        yield start
+
+
+@pytest.fixture
+def stack(start_stack: StartStack) -> Stack:
+    return start_stack()
+
+
+@pytest.fixture(scope="module")
+def shared_stack() -> Iterator[Stack]:
+    with _stack() as one:
+        yield one
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    if report.failed:
+        for one in _open:
+            for name, lines in one.logs().items():
+                report.sections.append((f"{name}.log of {one.run_dir}", "\n".join(lines)))
+    return report
