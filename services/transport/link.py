@@ -112,6 +112,11 @@ class Link(Generic[C]):
             shard.is_gone = True
         return sent
 
+    def probe(self, frames: Sequence[bytes]) -> None:
+        """Send everybody something harmless: whoever is gone is noticed by that."""
+        for number in self._shards:
+            self.to_shard(number, frames)
+
     # --- conversations ----------------------------------------------------------------------
 
     def add(self, conversation: C, shard: int) -> None:

@@ -1,6 +1,7 @@
 """The shell: connects the bus, the providers and the conversations. Deeds are done here."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -246,8 +247,7 @@ class Switchboard:
         if isinstance(heard, Refused):
             self._refuse(heard.reason, heard.text, now)
             return
-        if heard:
-            self._perform(call, heard)
+        self._perform(call, heard)
         if call.socket is not None:
             call.socket.wake()
 
@@ -466,7 +466,10 @@ class Switchboard:
             async with asyncio.timeout(DRAIN_S):
                 while self._ending or not self._link.is_settled:
                     self._progress.clear()
-                    await self._progress.wait()
+                    self._link.probe([encode(words.DownAck(sessions={}))])
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(RETRY_S):
+                            await self._progress.wait()
         except TimeoutError:
             self._log.warning("drain.cut_short", connections=len(self._ending))
 
