@@ -9,7 +9,7 @@ import msgspec
 PROTOCOL_VERSION = 1
 """The major version on the wire. Within it, changes are additive only."""
 
-HEADER_LIMIT_BYTES = 1024 * 1024
+HEADER_LIMIT_BYTES = 8 * 1024 * 1024
 """No JSON header is longer; larger things travel as payload frames."""
 
 

@@ -1,0 +1,5 @@
+"""`python -P -m voicebus.services.session`."""
+
+from voicebus.services.session.main import main
+
+main()

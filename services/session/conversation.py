@@ -1,0 +1,277 @@
+"""The shell of one conversation: feeds the core, numbers its decisions, keeps the unsettled."""
+
+from collections import deque
+from typing import Any
+
+import msgspec
+import structlog
+
+from voicebus.bus.messages import link as up
+from voicebus.bus.messages.base import encode
+from voicebus.bus.messages.events import Error, SessionClosed
+from voicebus.bus.messages.work import CancelCalls, OutcomeAck, SubmitCall, ToDispatcher
+from voicebus.bus.version import VERSION
+from voicebus.services.session.core import effects as fx
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core.state import State
+from voicebus.services.session.core.step import deadline, step
+from voicebus.services.session.journal import Commit, Stored, StoredReply
+from voicebus.services.session.ledger import Ledger, Numbered
+from voicebus.services.session.providers.base import Translator
+
+log = structlog.get_logger("session")
+
+_inputs: msgspec.json.Decoder[i.AnyInput] = msgspec.json.Decoder(i.AnyInput)
+_states: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
+_headers: msgspec.json.Decoder[up.ANY_DOWN] = msgspec.json.Decoder(up.ANY_DOWN)
+SNAPSHOT_INPUTS = 200
+"""A snapshot is taken at a turn boundary when so many inputs would have to be folded."""
+
+
+class Work(msgspec.Struct):
+    """What came of a conversation's inputs since the last commit."""
+
+    commit: Commit
+    events: list[Numbered] = []
+    answers: list[fx.Answer | fx.Refuse] = []
+    answered_at: list[int | None] = []
+    """Per answer the seq that proves it."""
+    passing: list[StoredReply] = []
+    """Replies that are not remembered: a repetition is looked at anew."""
+    down: list[tuple[int, bytes, bytes | None]] = []
+    pool: list[ToDispatcher] = []
+    acknowledge: int = 0
+    """The transport may forget its events up to here."""
+
+
+class Immediate(msgspec.Struct, frozen=True):
+    """What cannot wait for the commit."""
+
+    flushes: list[fx.Flush]
+    broadcasts: list[fx.Broadcast]
+
+
+class Conversation:
+    """One session. Owned by the shard's loop; nothing in it waits."""
+
+    def __init__(
+        self, session_id: str, translator: Translator, inc: str, ring: int, created_us: int
+    ) -> None:
+        self.session_id = session_id
+        self.translator = translator
+        self.state = State(session_id=session_id)
+        self.ledger = Ledger(session_id, inc)
+        self.created_us = created_us
+        self.ended_us: int | None = None
+        self.inputs = 0
+        self.snapshot_at = 0
+        self.ring: deque[tuple[int, bytes]] = deque(maxlen=ring)
+        self.outbox: dict[int, tuple[bytes, bytes | None]] = {}
+        """Frames down that the transport has not acknowledged."""
+        self.delivered = 0
+        self.reached_transport = False
+        self.journaled_up = 0
+        """The last event of the transport's that is safe here."""
+        self.work = self._fresh()
+
+    # --- deciding -----------------------------------------------------------------------------
+
+    def feed(self, event: i.AnyInput, now_us: int) -> Immediate:
+        """Decide, and collect what follows. A core that raises ends this conversation only."""
+        try:
+            state, effects = step(self.state, event)
+        except Exception as error:
+            log.error("core.failed", session_id=self.session_id, exc_info=error)
+            return self._set_aside(event, now_us)
+        self.state = state
+        self.inputs += 1
+        self.work.commit.inputs.append((self.inputs, encode(event)))
+        return self._collect(effects, now_us)
+
+    def _collect(self, effects: list[fx.Effect], now_us: int) -> Immediate:
+        immediate = Immediate([], [])
+        for effect in effects:
+            match effect:
+                case fx.Publish(data, cause):
+                    self._publish(data, cause, now_us)
+                case fx.Ask(event_id, request, after_n, token):
+                    frame = self.translator.write(event_id, request)
+                    self._down(
+                        up.SendFrame(
+                            session_id=self.session_id,
+                            n=self.ledger.down(),
+                            generation=self.state.generation,
+                            after_n=after_n,
+                            token=token,
+                        ),
+                        encode(frame),
+                    )
+                case fx.Flush():
+                    immediate.flushes.append(effect)
+                case fx.Broadcast():
+                    immediate.broadcasts.append(effect)
+                case fx.Answer() | fx.Refuse():
+                    proven = isinstance(effect, fx.Answer) and effect.proven
+                    self.work.answers.append(effect)
+                    self.work.answered_at.append(self.ledger.seq if proven else None)
+                case fx.Submit(call_id, tool, args, epoch, budget_ms, background):
+                    self.work.pool.append(
+                        SubmitCall(
+                            session_id=self.session_id,
+                            call_id=call_id,
+                            tool=tool,
+                            args=args,
+                            epoch=epoch,
+                            budget_ms=budget_ms,
+                            background=background,
+                        )
+                    )
+                case fx.CancelCalls(call_ids, epoch, reason):
+                    self.work.pool.append(
+                        CancelCalls(
+                            session_id=self.session_id,
+                            call_ids=list(call_ids),
+                            epoch=epoch,
+                            reason=reason,
+                        )
+                    )
+                case fx.ForgetOutcome(call_id):
+                    self.work.pool.append(OutcomeAck(session_id=self.session_id, call_id=call_id))
+                case fx.TurnBoundary():
+                    if self.inputs - self.snapshot_at >= SNAPSHOT_INPUTS:
+                        self.take_snapshot()
+                case fx.End():
+                    self.ended_us = now_us
+                case fx.Dial() | fx.Release() | fx.Grant() | fx.HangUp():
+                    self._down(self._numbered(effect), None)
+                case _:
+                    raise TypeError(f"nobody does {type(effect).__name__}")
+        return immediate
+
+    def _numbered(self, effect: fx.Dial | fx.Release | fx.Grant | fx.HangUp) -> up.ANY_DOWN:
+        where: Any = {
+            "session_id": self.session_id,
+            "n": self.ledger.down(),
+            "generation": self.state.generation,
+        }
+        config = self.state.config
+        match effect:
+            case fx.Dial(generation, vendor, model, flush_on_speech):
+                where["generation"] = generation
+                return up.Dial(
+                    **where,
+                    vendor=vendor,
+                    model=model,
+                    input_format=config.input_audio_format,
+                    output_format=config.output_audio_format,
+                    flush_on_speech=flush_on_speech,
+                    headless=config.headless,
+                )
+            case fx.Release(flush_on_speech):
+                return up.ReleaseSound(**where, flush_on_speech=flush_on_speech)
+            case fx.Grant(token, talk):
+                return up.GrantToken(**where, token=token, talk=talk)
+            case fx.HangUp(after_n, token):
+                return up.HangUp(**where, after_n=after_n, token=token)
+
+    def _publish(self, data: Any, cause: str | None, now_us: int) -> None:
+        event = self.ledger.event(data, epoch=self.state.epoch, at_us=now_us, cause=cause)
+        self.work.events.append(event)
+        self.work.commit.events.append((event.seq, event.header))
+        self.ring.append((event.seq, event.header))
+
+    def _down(self, header: up.ANY_DOWN, payload: bytes | None) -> None:
+        raw = encode(header)
+        n = self.ledger.down_n
+        self.outbox[n] = (raw, payload)
+        self.work.down.append((n, raw, payload))
+        self.work.commit.outbox.append((n, raw, payload))
+
+    def _set_aside(self, event: i.AnyInput, now_us: int) -> Immediate:
+        """The core could not handle this input: end this one conversation, keep its file."""
+        kind = type(event).__name__
+        return self.give_up(
+            f"an internal error while handling {kind}; this conversation was ended", now_us
+        )
+
+    def waiting_commands(self) -> list[tuple[str, str]]:
+        """Command and id of those that the core has taken and not yet answered."""
+        updates = (self.state.update, *self.state.updates)
+        return [
+            *((early.command, early.command_id) for early in self.state.early),
+            *(("update", update.command_id) for update in updates if update is not None),
+        ]
+
+    def give_up(self, message: str, now_us: int) -> Immediate:
+        """End this conversation because of a bug, and say so."""
+        calls = tuple(call.call_id for call in self.state.calls.values() if call.phase != "ended")
+        self._publish(Error(code="internal", error=message, recoverable=False), None, now_us)
+        self._publish(SessionClosed(reason="error", code="internal", message=message), None, now_us)
+        self.state = msgspec.structs.replace(self.state, phase="closed")
+        immediate = self._collect([fx.HangUp(), fx.End()], now_us)
+        if calls:
+            immediate.broadcasts.append(fx.Broadcast("close", self.state.epoch, calls, message))
+        return immediate
+
+    # --- numbers and memory -------------------------------------------------------------------
+
+    def acknowledged(self, n: int) -> None:
+        """The transport has done the frames down up to `n`."""
+        self.reached_transport = True
+        for old in [known for known in self.outbox if known <= n]:
+            del self.outbox[old]
+        self.delivered = max(self.delivered, n)
+
+    def take_snapshot(self) -> None:
+        """Recovery begins here instead of at the first input."""
+        self.snapshot_at = self.inputs
+        self.work.commit.snapshot = (self.inputs, VERSION, encode(self.state))
+
+    def take_work(self) -> Work:
+        """What is to be committed now; collecting begins anew."""
+        work, self.work = self.work, self._fresh()
+        work.commit.ledger = encode(self.ledger.dump())
+        work.commit.ended_us = self.ended_us
+        work.commit.delivered = self.delivered
+        work.acknowledge = self.ledger.up_n
+        return work
+
+    def _fresh(self) -> Work:
+        return Work(Commit(self.session_id, self.created_us))
+
+    def deadline(self) -> int | None:
+        """When the core wants to be woken."""
+        return None if self.ended_us is not None else deadline(self.state)
+
+    # --- recovery -----------------------------------------------------------------------------
+
+    def recover(self, stored: Stored) -> None:
+        """Fold the journal. Recorded effects stand: nothing is published or sent again by it."""
+        self.ledger.restore(stored.ledger)
+        self.journaled_up = self.ledger.up_n
+        if stored.snapshot is not None:
+            self.inputs = self.snapshot_at = stored.snapshot[0]
+            self.state = _states.decode(stored.snapshot[2])
+        for number, body in stored.inputs:
+            self.state, _ = step(self.state, _inputs.decode(body))
+            self.inputs = number
+        for n, header, payload in stored.outbox:
+            self.outbox[n] = (header, payload)
+        self.delivered = self.ledger.down_n - len(self.outbox)
+        self.reached_transport = self.delivered > 0
+
+    def open_pool_calls(self, now_us: int) -> list[ToDispatcher]:
+        """The calls to submit again to a dispatcher that may not know them."""
+        return [
+            SubmitCall(
+                session_id=self.session_id,
+                call_id=call.call_id,
+                tool=call.name,
+                args=call.args,
+                epoch=self.state.epoch,
+                budget_ms=max(1, (call.until_us - now_us) // 1000),
+                resubmit=True,
+            )
+            for call in self.state.calls.values()
+            if call.by == "pool" and call.phase in ("running", "cancelling")
+        ]

@@ -1,0 +1,259 @@
+"""The journal of a shard: SQLite, WAL, one writer. Commit, then publish, then acknowledge.
+
+What was committed here happened; what was not will be told again by those who still hold it.
+"""
+
+import contextlib
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+SCHEMA_VERSION = 1
+BUSY_MS = 5_000
+
+_TABLES = """
+create table if not exists meta (key text primary key, value text not null) without rowid;
+create table if not exists sessions (
+    session_id text primary key,
+    created_us integer not null,
+    ended_us   integer,
+    ledger     blob not null          -- JSON: seq, heads, down_n, up_n
+) without rowid;
+create table if not exists inputs (
+    session_id text not null, number integer not null, body blob not null,
+    primary key (session_id, number)
+) without rowid;
+create table if not exists events (
+    session_id text not null, seq integer not null, header blob not null,
+    primary key (session_id, seq)
+) without rowid;
+create table if not exists outbox (
+    session_id text not null, n integer not null, header blob not null, payload blob,
+    primary key (session_id, n)
+) without rowid;
+create table if not exists replies (
+    session_id text not null, command text not null, id text not null,
+    body_hash blob not null, reply blob not null, at_us integer not null,
+    primary key (session_id, command, id)
+) without rowid;
+create table if not exists snapshots (
+    session_id text primary key, number integer not null, version text not null, body blob not null
+) without rowid;
+"""
+
+
+class JournalUnusable(RuntimeError):
+    """The journal cannot be opened. The text says which file, why, and what to do."""
+
+
+class StoredReply(msgspec.Struct, frozen=True):
+    """The reply to a command id."""
+
+    session_id: str
+    command: str
+    id: str
+    body_hash: bytes
+    reply: bytes
+    at_us: int
+
+
+class Commit(msgspec.Struct):
+    """What one conversation adds in one transaction."""
+
+    session_id: str
+    created_us: int = 0
+    inputs: list[tuple[int, bytes]] = []
+    events: list[tuple[int, bytes]] = []
+    outbox: list[tuple[int, bytes, bytes | None]] = []
+    delivered: int = 0
+    """Frames down up to here are done and may be forgotten."""
+    replies: list[StoredReply] = []
+    ledger: bytes = b"{}"
+    snapshot: tuple[int, str, bytes] | None = None
+    ended_us: int | None = None
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A live conversation as the journal knows it."""
+
+    session_id: str
+    created_us: int
+    ledger: dict[str, Any]
+    snapshot: tuple[int, str, bytes] | None
+    inputs: list[tuple[int, bytes]]
+    """Those after the snapshot."""
+    outbox: list[tuple[int, bytes, bytes | None]]
+
+
+class Journal:
+    """One file per shard. `write` belongs to the writer's thread, the rest to the loop's."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises JournalUnusable."""
+        self.path = path
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._writer = _connect(path)
+            self._check_version()
+            self._reader = _connect(path)
+            self._janitor = _connect(path)
+        except (OSError, sqlite3.Error) as error:
+            raise JournalUnusable(
+                f"the journal {path} cannot be used: {error}; free the disk, make the folder "
+                "writable, or move a damaged file away (its conversations are then lost)"
+            ) from None
+        path.chmod(0o600)
+
+    def _check_version(self) -> None:
+        self._writer.executescript(_TABLES)
+        row = self._writer.execute("select value from meta where key = 'schema'").fetchone()
+        if row is None:
+            self._writer.execute("insert into meta values ('schema', ?)", (str(SCHEMA_VERSION),))
+        elif int(row[0]) > SCHEMA_VERSION:
+            raise JournalUnusable(
+                f"the journal {self.path} was written by a newer version (schema {row[0]}, this "
+                f"one knows {SCHEMA_VERSION}): upgrade, or choose another data folder"
+            )
+
+    def write(self, commits: list[Commit]) -> None:
+        """All of it or nothing. Raises sqlite3.Error."""
+        with _transaction(self._writer) as sql:
+            for commit in commits:
+                self._write_one(sql, commit)
+
+    @staticmethod
+    def _write_one(sql: sqlite3.Connection, commit: Commit) -> None:
+        session_id = commit.session_id
+        if session_id:
+            sql.execute(
+                "insert into sessions values (?, ?, ?, ?) on conflict (session_id) do update set "
+                "ended_us = excluded.ended_us, ledger = excluded.ledger",
+                (session_id, commit.created_us, commit.ended_us, commit.ledger),
+            )
+        sql.executemany(
+            "insert or ignore into inputs values (?, ?, ?)",
+            [(session_id, *row) for row in commit.inputs],
+        )
+        sql.executemany(
+            "insert or ignore into events values (?, ?, ?)",
+            [(session_id, *row) for row in commit.events],
+        )
+        sql.executemany(
+            "insert or ignore into outbox values (?, ?, ?, ?)",
+            [(session_id, *row) for row in commit.outbox],
+        )
+        if commit.delivered:
+            sql.execute(
+                "delete from outbox where session_id = ? and n <= ?",
+                (session_id, commit.delivered),
+            )
+        sql.executemany(
+            "insert or replace into replies values (?, ?, ?, ?, ?, ?)",
+            [
+                (r.session_id, r.command, r.id, r.body_hash, r.reply, r.at_us)
+                for r in commit.replies
+            ],
+        )
+        if commit.snapshot is not None:
+            sql.execute(
+                "insert or replace into snapshots values (?, ?, ?, ?)",
+                (session_id, *commit.snapshot),
+            )
+            # What the snapshot holds need not be folded again.
+            sql.execute(
+                "delete from inputs where session_id = ? and number <= ?",
+                (session_id, commit.snapshot[0]),
+            )
+
+    def live(self) -> list[Stored]:
+        """All conversations that have not ended."""
+        found = []
+        rows = self._reader.execute(
+            "select session_id, created_us, ledger from sessions where ended_us is null"
+        ).fetchall()
+        for session_id, created_us, ledger in rows:
+            snapshot = self._reader.execute(
+                "select number, version, body from snapshots where session_id = ?", (session_id,)
+            ).fetchone()
+            inputs = self._reader.execute(
+                "select number, body from inputs where session_id = ? and number > ? "
+                "order by number",
+                (session_id, snapshot[0] if snapshot else 0),
+            ).fetchall()
+            outbox = self._reader.execute(
+                "select n, header, payload from outbox where session_id = ? order by n",
+                (session_id,),
+            ).fetchall()
+            found.append(
+                Stored(
+                    session_id, created_us, msgspec.json.decode(ledger), snapshot, inputs, outbox
+                )
+            )
+        return found
+
+    def replies(self, since_us: int) -> list[StoredReply]:
+        """Replies that are still remembered."""
+        rows = self._reader.execute("select * from replies where at_us >= ?", (since_us,))
+        return [StoredReply(*row) for row in rows.fetchall()]
+
+    def events(self, session_id: str, first: int, last: int | None, limit: int) -> list[bytes]:
+        """Headers of a session's events, in order; also of one that has ended."""
+        rows = self._reader.execute(
+            "select header from events where session_id = ? and seq between ? and ? "
+            "order by seq limit ?",
+            (session_id, first, last if last is not None else 2**62, limit),
+        )
+        return [row[0] for row in rows.fetchall()]
+
+    def last_seq(self, session_id: str) -> int | None:
+        """The last event of a session, None for one the journal does not know."""
+        row = self._reader.execute(
+            "select ledger from sessions where session_id = ?", (session_id,)
+        ).fetchone()
+        return int(msgspec.json.decode(row[0])["seq"]) if row else None
+
+    def prune(self, ended_before_us: int, replies_before_us: int) -> None:
+        """Forget conversations that ended before, and old replies. Runs in the writer's thread."""
+        with _transaction(self._writer) as sql:
+            old = "(select session_id from sessions where ended_us < ?)"
+            for table in ("inputs", "events", "outbox", "replies", "snapshots"):
+                sql.execute(
+                    f"delete from {table} where session_id in {old}",
+                    (ended_before_us,),
+                )
+            sql.execute("delete from sessions where ended_us < ?", (ended_before_us,))
+            sql.execute("delete from replies where at_us < ?", (replies_before_us,))
+
+    def checkpoint(self) -> None:
+        """Move the write-ahead log into the file; on a connection of its own."""
+        with contextlib.suppress(sqlite3.Error):
+            self._janitor.execute("pragma wal_checkpoint(passive)")
+
+    def close(self) -> None:
+        """Close all connections."""
+        for connection in (self._reader, self._janitor, self._writer):
+            connection.close()
+
+
+@contextlib.contextmanager
+def _transaction(sql: sqlite3.Connection) -> Any:
+    sql.execute("begin immediate")
+    try:
+        yield sql
+    except BaseException:
+        with contextlib.suppress(sqlite3.Error):
+            sql.execute("rollback")
+        raise
+    sql.execute("commit")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # The writer's thread is not the one that opens; each connection is used by one at a time.
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute(f"pragma busy_timeout = {BUSY_MS}")
+    connection.execute("pragma journal_mode = wal")
+    connection.execute("pragma synchronous = normal")
+    connection.execute("pragma wal_autocheckpoint = 0")
+    return connection

@@ -1,0 +1,65 @@
+"""What a client sees when it asks for the state of a session."""
+
+from typing import Any
+
+import msgspec
+
+from voicebus.services.session.conversation import Conversation
+
+
+def summary(conversation: Conversation) -> dict[str, Any]:
+    """One line of `list`."""
+    state = conversation.state
+    return {
+        "session_id": conversation.session_id,
+        "seq": conversation.ledger.seq,
+        "state": state.phase,
+        "model": state.model,
+        "provider": state.vendor,
+        "created_us": conversation.created_us,
+    }
+
+
+def snapshot(conversation: Conversation) -> dict[str, Any]:
+    """Heads, epoch, link, configuration, items, open calls, active responses."""
+    state = conversation.state
+    return {
+        **summary(conversation),
+        "inc": conversation.ledger.inc,
+        "heads": conversation.ledger.heads,
+        "epoch": state.epoch,
+        "link": {
+            "state": state.phase,
+            "transport": f"transport-{state.transport}",
+            "generation": state.generation,
+            "provider_session_id": state.provider_session_id,
+            "expires_at": state.expires_at,
+        },
+        "config": msgspec.to_builtins(state.config),
+        "tools": sorted(state.tools),
+        "items": [_item(state.items[item_id]) for item_id in state.order],
+        "calls": [
+            {
+                "call_id": call.call_id,
+                "name": call.name,
+                "state": call.phase,
+                "turn_id": call.response_id,
+            }
+            for call in state.calls.values()
+            if call.phase != "ended"
+        ],
+        "responses": [
+            {"turn_id": response.response_id, "out_of_band": response.out_of_band}
+            for response in state.responses.values()
+            if response.active
+        ],
+        "tokens": state.tokens,
+    }
+
+
+def _item(record: Any) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.to_builtins(record.item)
+    found["text"] = record.text or None
+    found["heard_ms"] = record.heard_ms
+    found["generated_ms"] = record.generated_ms
+    return found
