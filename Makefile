@@ -1,0 +1,82 @@
+# make run     install what is needed and show all of it: `voicebus demo`
+# make test    install what is needed and run the tests
+# make check   lint, formatting, types, import rules, generated schemas
+#
+# Everything goes into .venv. What is installed already is not installed again. The one thing from
+# outside Python is flite, the simulator's voice; as root it is installed with apt-get.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y
+# What a missing flite means: the demo cannot do without; tests that need it skip themselves.
+FLITE_MISSING := 1
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help run test check format schemas flite clean
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -3
+
+run: $(VENV)/.with-speech flite
+	@$(BIN)/voicebus demo
+
+test: FLITE_MISSING := 0
+test: $(VENV)/.with-dev flite
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/.with-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -P -m voicebus.bus.schemas --check
+
+format: $(VENV)/.with-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schemas: $(VENV)/.with-dev
+	$(BIN)/python -P -m voicebus.bus.schemas
+
+clean:
+	rm -rf $(VENV) build dist src/*.egg-info var
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "make: Voicebus needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+			"Name another one: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing python3-venv"; \
+			{ $(APT) update && $(APT) install --no-install-recommends python3-venv; } >/dev/null; \
+		else \
+			echo "make: $(PYTHON) cannot make virtual environments." \
+				"On Debian: sudo apt-get install python3-venv" >&2; exit 1; \
+		fi; }
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.with-speech: pyproject.toml | $(BIN)/python
+	@if [ $(VENV)/.with-dev -nt pyproject.toml ]; then :; else \
+		echo "installing Voicebus and its speech packages into $(VENV) (a minute or two)"; \
+		$(PIP) install --editable '.[speech]'; fi
+	@touch $@
+
+$(VENV)/.with-dev: pyproject.toml | $(BIN)/python
+	@echo "installing Voicebus, its speech and its development packages into $(VENV)"
+	@$(PIP) install --editable '.[speech,dev]'
+	@touch $@
+
+flite:
+	@command -v flite >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing flite, the simulator's voice"; \
+			{ $(APT) update && $(APT) install --no-install-recommends flite; } >/dev/null || { \
+				echo "make: flite could not be installed; try: apt-get install flite" >&2; exit 1; }; \
+		else \
+			echo "make: flite, the simulator's voice, is missing." \
+				"On Debian: sudo apt-get install flite; on macOS: brew install flite" >&2; exit $(FLITE_MISSING); \
+		fi; }
