@@ -4,92 +4,102 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages import events
 from voicebus.cli.problems import Problem
-from voicebus.client import ClientError, Event, Lagged, RealtimeClient, RealtimeSession
+from voicebus.client import ClientError, Event, Heard, Lagged, RealtimeClient, RealtimeSession
 from voicebus.client.playback import Playback
+from voicebus.client.player import Played
+from voicebus.client.ring import Reader
 from voicebus.client.turns import Turns, expect, fold
 
 FIRST_ANSWER_S = 3.0
 """A session process answers a ping in milliseconds; a starting one gets this long."""
+FAREWELL_S = 1.0
 
 
 class Conversation:
-    """Follows a session's events; `turn` waits until the assistant has finished and was heard."""
+    """One session, its player and its events. Leaving its `async with` closes the session."""
 
     def __init__(
         self,
         session: RealtimeSession,
-        playback: Playback,
         show: Callable[[Event], None],
         *,
         timeout_s: float,
+        heard: Callable[[Played], None] = lambda played: None,
+        came: Callable[[Heard], None] = lambda piece: None,
     ) -> None:
+        """`show` gets each event; `heard` and `came` get the sound, as in Playback."""
         self.session = session
         self.turns = Turns()
-        self._playback = playback
         self._show = show
         self._timeout_s = timeout_s
         self._changed = asyncio.Event()
-        self._causes: set[str] = set()
-        """The commands whose failure is the turn's."""
+        self._cause: str | None = None
+        """The command whose failure is the turn's."""
+        self._refused: dict[str, str] = {}
+        """What the provider said against a command, which may come before its reply does."""
         self._opened = False
         self._failure: str | None = None
         self._last_error: str | None = None
-        self._watching = asyncio.create_task(self._watch(session.events()))
+        self._playback = Playback(session, heard=heard, came=came, settled=self._changed.set)
+        self._watching: asyncio.Task[None] | None = None
 
     async def opened(self) -> None:
         """Wait until the provider has confirmed the configuration. Raises Problem."""
         await self.until(lambda: self._opened, "the provider to confirm the configuration")
 
-    async def turn(self, say: Callable[[], Awaitable[str | None]]) -> None:
-        """Say something, and wait for the answer's end. Raises Problem if there is none.
+    async def turn(self, say: Callable[[], Awaitable[object]]) -> None:
+        """Say something, and wait until the answer has been given and heard. Raises Problem.
 
-        `say` returns the id of its command, or None if it spoke.
+        `say` returns the id of its command if that is what it sends.
         """
         before = self.turns.last
         self.turns = expect(self.turns)
         cause = await say()
-        if cause is not None:
-            self._causes.add(cause)
+        self._cause = cause if isinstance(cause, str) else None
         await self.until(lambda: self.turns.is_quiet and self.turns.last is not before, "an answer")
         await self.until(lambda: self._playback.is_quiet, "the answer to be heard to its end")
         self._check_last()
 
     async def until(self, met: Callable[[], bool], what: str) -> None:
-        """Wait for something that events bring about. Raises Problem when it cannot come."""
+        """Wait for what events and sound bring about. Raises Problem when it cannot come."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._timeout_s
         while not met():
-            if self._failure is not None:
-                raise Problem(self._failure)
-            left = end - loop.time()
-            if left <= 0:
-                seen = f"; the last error was: {self._last_error}" if self._last_error else ""
-                raise Problem(
-                    f"waited {self._timeout_s:g} s for {what} (--timeout){seen}; "
-                    "the logs are in the run folder"
-                )
+            failure = self._failure or self._refused.get(self._cause or "")
+            if failure is not None:
+                raise Problem(failure)
+            if loop.time() >= end:
+                seen = f"; the last error was {self._last_error}" if self._last_error else ""
+                raise Problem(f"waited {self._timeout_s:g} s for {what}{seen} (longer: --timeout)")
             self._changed.clear()
-            if not met() and self._failure is None:
-                changed = asyncio.create_task(self._changed.wait())
-                quiet = asyncio.create_task(self._playback.quiet())
-                # The player says nothing when it goes quiet, so it is looked at, too.
-                waiting = [changed] if self._playback.is_quiet else [changed, quiet]
-                await asyncio.wait(
-                    waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED
-                )
-                changed.cancel()
-                quiet.cancel()
+            change = asyncio.create_task(self._changed.wait())
+            await asyncio.wait([change], timeout=end - loop.time())
+            change.cancel()
 
-    def close(self) -> None:
-        """Stop following."""
-        self._watching.cancel()
+    async def __aenter__(self) -> Self:
+        await self._playback.__aenter__()
+        self._watching = asyncio.create_task(self._watch(self.session.events()))
+        return self
 
-    async def _watch(self, reader: AsyncIterator[Event]) -> None:
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._playback.__aexit__(kind, error, trace)
+        await self.session.close()
+        if self._watching is not None:
+            await asyncio.wait([self._watching], timeout=FAREWELL_S)
+            self._watching.cancel()
+
+    async def _watch(self, reader: Reader[Event]) -> None:
         while True:
             try:
                 async for event in reader:
@@ -114,8 +124,10 @@ class Conversation:
                 self._fail(f"the session was closed ({reason}): {why}")
             case events.Error(code=code, error=text, recoverable=recoverable):
                 self._last_error = f"{code}: {text}"
-                if not recoverable or event.cause in self._causes:
-                    self._fail(f"the provider refused: {self._last_error}")
+                if event.cause is not None:
+                    self._refused[event.cause] = f"the provider refused: {self._last_error}"
+                if not recoverable:
+                    self._fail(self._last_error)
             case events.RateLimited(reset_ms=reset):
                 self._last_error = f"rate limited, for {reset} ms"
             case _:
@@ -138,26 +150,19 @@ class Conversation:
 
 
 @asynccontextmanager
-async def client_of(endpoints: Endpoints, shards: int) -> AsyncIterator[RealtimeClient]:
-    """A client of a running stack. Raises Problem where none runs."""
+async def client_of(endpoints: Endpoints) -> AsyncIterator[RealtimeClient]:
+    """A client of the stack that runs there. Raises Problem where none runs, and for whatever
+    the client says went wrong."""
     where = endpoints.run_dir
-    if not any(where.glob("session-*.commands")):
+    shards = sum(1 for _ in where.glob("session-*.commands"))
+    if not shards:
         raise Problem(
             f"Voicebus does not run in {where}: start it with `voicebus up --run-dir {where}`"
         )
-    async with RealtimeClient(endpoints, shards=shards) as client:
-        try:
-            await client.ping(deadline_s=FIRST_ANSWER_S)
-        except ClientError as error:
-            raise Problem(str(error)) from None
-        yield client
-
-
-@asynccontextmanager
-async def reporting() -> AsyncIterator[None]:
-    """What the client says becomes what the command says."""
     try:
-        yield
+        async with RealtimeClient(endpoints, shards=shards) as client:
+            await client.ping(deadline_s=FIRST_ANSWER_S)
+            yield client
     except ClientError as error:
         raise Problem(str(error)) from None
 

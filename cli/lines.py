@@ -19,10 +19,7 @@ def gist(data: Data) -> str:
     match data:
         case events.UserTranscriptDelta() | events.ToolCallArgsDelta():
             return shown(data.delta)
-        case (
-            events.AssistantTextDelta()
-            | events.AssistantTranscriptDelta()
-        ):
+        case events.AssistantTextDelta() | events.AssistantTranscriptDelta():
             return shown(data.delta)
         case events.UserTranscript() | events.AssistantText() | events.AssistantTranscript():
             return shown(data.text)

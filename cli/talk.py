@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +13,12 @@ import typer
 
 from voicebus.bus.endpoints import Endpoints
 from voicebus.cli import folders, lines
-from voicebus.cli.conversation import Conversation, client_of, reporting, settings
+from voicebus.cli.conversation import Conversation, client_of, settings
 from voicebus.cli.options import RunDir
 from voicebus.cli.problems import Problem
 from voicebus.client import Event
 from voicebus.client.errors import BadSound
 from voicebus.client.microphone import Microphone
-from voicebus.client.playback import Playback
 from voicebus.client.wav import Recording, WavWriter, read
 
 MODALITIES = ("text", "audio")
@@ -98,22 +98,20 @@ async def hold(
     endpoints: Endpoints, wish: Wish, show: Callable[[Event], None], writer: WavWriter | None
 ) -> None:
     """The whole conversation. Raises Problem."""
-
-    async with reporting(), client_of(endpoints) as client:
-        async with client.connect(wish.config) as session:
-            for warning in session.warnings:
-                sys.stderr.write(f"voicebus talk: {warning}\n")
-            heard = writer.write if writer is not None else _drop
-            async with Playback(session, heard=heard) as playback:
-                conversation = Conversation(session, playback, show, timeout_s=wish.timeout_s)
-                await conversation.opened()
-                for text in wish.texts:
-                    await conversation.turn(lambda text=text: session.send_text(text))
-                if wish.recording is not None:
-                    async with Microphone(session) as microphone:
-                        await conversation.spoken(microphone, wish.recording)
-                await session.close()
-                await conversation.ended()
+    async with client_of(endpoints) as client:
+        session = await client.connect(wish.config)
+        for warning in session.warnings:
+            sys.stderr.write(f"voicebus talk: {warning}\n")
+        heard = writer.write if writer is not None else _drop
+        talking = Conversation(session, show, timeout_s=wish.timeout_s, heard=heard)
+        async with talking:
+            await talking.opened()
+            for text in wish.texts:
+                await talking.turn(partial(session.send_text, text))
+            if wish.recording is not None:
+                # Silence follows the recording, so that the provider hears that it has ended.
+                async with Microphone(session) as microphone:
+                    await talking.turn(partial(microphone.say, wish.recording))
 
 
 def json_line(event: Event) -> None:

@@ -27,11 +27,14 @@ class Playback:
         *,
         heard: Callable[[Played], None] = lambda played: None,
         came: Callable[[Heard], None] = lambda piece: None,
+        settled: Callable[[], None] = lambda: None,
     ) -> None:
-        """`came` gets sound, ends and flushes the moment they arrive."""
+        """`came` gets sound, ends and flushes the moment they arrive; `settled` is called each
+        time that everything announced so far has been heard or flushed."""
         self._session = session
         self._heard = heard
         self._came = came
+        self._settled = settled
         self._player = Player()
         self._sound = session.audio_output()
         self._events = session.events()
@@ -151,10 +154,11 @@ class Playback:
         if deadline is not None:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(deadline + 0.0005, self._tick)
-        if self._player.is_idle and not self._due:
-            self._quiet.set()
-        else:
+        if not self._player.is_idle or self._due:
             self._quiet.clear()
+        elif not self._quiet.is_set():
+            self._quiet.set()
+            self._settled()
 
     def _tick(self) -> None:
         self._apply(self._player.advance(self._time()))
