@@ -157,6 +157,8 @@ class WorkerHello(ToPool, tag="hello", frozen=True, kw_only=True):
     tools: list[ToolSpec]
     running: list[CallRef] = []
     unacked: list[CallRef] = []
+    received: int = 0
+    """How many calls this incarnation has been given so far."""
 
 
 class Credit(ToPool, tag="credit", frozen=True, kw_only=True):
@@ -164,7 +166,7 @@ class Credit(ToPool, tag="credit", frozen=True, kw_only=True):
 
     free: int
     received: int | None = None
-    """How many calls came since the last hello: tells what is still on its way."""
+    """How many calls this incarnation has been given so far: tells what is still on its way."""
 
 
 class Started(ToPool, tag="started", frozen=True, kw_only=True):

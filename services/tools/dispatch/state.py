@@ -45,7 +45,7 @@ class Worker:
     heard_at: float
     free: int = 0
     sent: int = 0
-    """Calls given to it since its hello; Credit.received says how many of them it has seen."""
+    """Calls given to this incarnation; Credit.received says how many of them it has seen."""
     used_at: float = float("-inf")
     is_leaving: bool = False
     holds: set[Key] = field(default_factory=set)

@@ -36,8 +36,7 @@ def said(state: State, at: float, peer: str, message: Report, effects: list[Effe
     worker.heard_at = at
     match message:
         case work.Credit():
-            on_the_way = 0 if message.received is None else worker.sent - message.received
-            worker.free = message.free - max(0, on_the_way)
+            worker.free = message.free - _on_the_way(state, worker, message.received)
         case work.Started():
             call = _call_at(state, worker, message)
             if call is not None and not call.is_started:
@@ -67,6 +66,15 @@ def said(state: State, at: float, peer: str, message: Report, effects: list[Effe
             lost(state, at, peer, "bye", effects)
         case _:
             assert_never(message)
+
+
+def _on_the_way(state: State, worker: Worker, received: int | None) -> int:
+    """Calls it did not know of when it counted its free places."""
+    if received is None:
+        return 0
+    # What was lost on the way must not count for ever: at most those that may still come.
+    silent = sum(key in state.calls and not state.calls[key].is_started for key in worker.holds)
+    return min(max(0, worker.sent - received), silent)
 
 
 def _call_at(state: State, worker: Worker, message: work.Started | work.Progress) -> Call | None:
@@ -103,6 +111,7 @@ def _hello(
         capacity=message.capacity,
         tools={tool.name: tool for tool in message.tools},
         heard_at=at,
+        sent=message.received,
     )
     state.workers[peer] = worker
     state.missing.discard(worker.label)

@@ -40,7 +40,6 @@ class Host:
         self.received = 0
 
     def hello(self) -> list[Any]:
-        self.received = 0
         refs = [work.CallRef(session_id=SESSION, call_id=one) for one in self.running]
         kept = [work.CallRef(session_id=SESSION, call_id=one) for one in self.unacked]
         return [
@@ -52,6 +51,7 @@ class Host:
                 tools=list(TOOLS.values()),
                 running=refs,
                 unacked=kept,
+                received=self.received,
             ),
             self.credit(),
             *self.unacked.values(),
@@ -240,6 +240,7 @@ class Interleavings(RuleBasedStateMachine):
     def teardown(self) -> None:
         for _ in range(400):
             if not self.owed:
+                self.once_is_once()
                 return
             self.time_passes(0.5, silent=False)
             for which, host in enumerate(self.hosts):

@@ -1,0 +1,92 @@
+"""What a runner may not do: outlive its parent, outrun the sound, fill memory, read secrets.
+
+Tools are kept from accidents, not from malice.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterable, Mapping
+
+SECRETS = frozenset({"OPENAI_API_KEY"})
+ALLOWED = frozenset(
+    {
+        "PATH",
+        "HOME",
+        "USER",
+        "LOGNAME",
+        "SHELL",
+        "LANG",
+        "LANGUAGE",
+        "TZ",
+        "TMPDIR",
+        "TERM",
+        "PYTHONPATH",
+        "PYTHONUTF8",
+        "PYTHONHASHSEED",
+        "VIRTUAL_ENV",
+        "LD_LIBRARY_PATH",
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "no_proxy",
+    }
+)
+_PR_SET_PDEATHSIG = 1
+
+
+def is_secret(name: str) -> bool:
+    """Whether tools never get this variable, whatever the settings say."""
+    return name in SECRETS or name.startswith("VOICEBUS_")
+
+
+def environment(full: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:
+    """The variables that tools get: a short list, and those that the settings name."""
+    extra = frozenset(also)
+    return {
+        name: value
+        for name, value in full.items()
+        if (name in ALLOWED or name.startswith("LC_") or name in extra) and not is_secret(name)
+    }
+
+
+def die_with_parent() -> None:
+    """The kernel kills this process when its parent ends. Linux only; elsewhere the pipe's end."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def yield_the_cpu() -> None:
+    """This thread and all it starts run when nothing else wants to: sound comes first."""
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+            return
+    with contextlib.suppress(OSError):
+        os.nice(19)
+
+
+def limit(*, memory_mb: int, files: int) -> None:
+    """Address space and descriptors; no core files; first choice when memory runs out."""
+    _lower(resource.RLIMIT_CORE, 0)
+    if memory_mb > 0:
+        _lower(resource.RLIMIT_AS, memory_mb * 1024 * 1024)
+    if files > 0:
+        _lower(resource.RLIMIT_NOFILE, files)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+
+
+def _lower(what: int, value: int) -> None:
+    _, hard = resource.getrlimit(what)
+    ceiling = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(what, (ceiling, ceiling))

@@ -1,0 +1,199 @@
+"""The dispatcher: hands calls from sessions to workers. Decides in `dispatch.core`, waits here."""
+
+import asyncio
+import contextlib
+import os
+from collections import deque
+from pathlib import Path
+from typing import NoReturn
+
+import msgspec
+
+from voicebus.bus import frames
+from voicebus.bus.messages import base, work
+from voicebus.bus.sockets import Frames, Route, Sent
+from voicebus.config.settings import DispatcherSettings
+from voicebus.services.runtime import Runtime, run
+from voicebus.services.tools.dispatch import core
+from voicebus.services.tools.dispatch.effects import (
+    Effect,
+    Note,
+    RememberWorkers,
+    TellSession,
+    TellWorker,
+)
+from voicebus.services.tools.dispatch.events import (
+    Drained,
+    Event,
+    SessionSaid,
+    Ticked,
+    WorkerSaid,
+    WorkerUnreachable,
+)
+from voicebus.services.tools.dispatch.state import Limits, fresh
+
+DRAIN_S = 0.2
+"""Outcomes that have been told need a moment to leave."""
+
+_sessions: frames.Codec[work.ANY_TO_DISPATCHER] = frames.Codec(
+    work.ANY_TO_DISPATCHER, what="session to dispatcher"
+)
+_workers: frames.Codec[work.ANY_TO_POOL] = frames.Codec(
+    work.ANY_TO_POOL, what="worker to dispatcher"
+)
+
+
+class Dispatcher:
+    """The shell: one inbox, one timer, two routers."""
+
+    def __init__(self, runtime: Runtime[DispatcherSettings]) -> None:
+        self._runtime = runtime
+        self._loop = asyncio.get_running_loop()
+        self._memory = WorkerMemory(runtime.endpoints.run_dir / "dispatcher-0.workers")
+        settings = runtime.settings
+        self._state = fresh(
+            runtime.inc,
+            self._loop.time(),
+            Limits(
+                queued=settings.queue,
+                running_per_session=settings.per_session_running,
+                queued_per_session=settings.per_session_queued,
+                settle_s=settings.settle_s,
+            ),
+            self._memory.read(),
+        )
+        self._inbox: deque[Event] = deque()
+        self._is_stepping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._calls = runtime.sockets.router(runtime.endpoints.calls, self._session_said)
+        self._pool = runtime.sockets.router(runtime.endpoints.workers, self._worker_said)
+        self._wake_up()
+
+    def drain(self) -> None:
+        """Take no new calls."""
+        self._put(Drained(self._loop.time()))
+
+    def close(self) -> None:
+        """After an orderly end there is nothing to remember."""
+        if not self._state.calls and not self._state.ended:
+            self._memory.forget()
+
+    def _session_said(self, route: Route, message: Frames) -> None:
+        try:
+            header, _ = _sessions.decode(message)
+        except base.BadMessage as error:
+            self._refuse("session", error)
+            return
+        self._put(SessionSaid(self._loop.time(), _peer(route), header))
+
+    def _worker_said(self, route: Route, message: Frames) -> None:
+        try:
+            header, _ = _workers.decode(message)
+        except base.BadMessage as error:
+            self._refuse("worker", error)
+            return
+        self._put(WorkerSaid(self._loop.time(), _peer(route), header))
+
+    def _refuse(self, who: str, error: base.BadMessage) -> None:
+        self._runtime.count("bad_messages")
+        self._runtime.log.warning("message.refused", who=who, why=str(error))
+
+    def _put(self, event: Event) -> None:
+        """One step at a time, also when sending tells us something new."""
+        self._inbox.append(event)
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        try:
+            while self._inbox:
+                self._state, effects = core.step(self._state, self._inbox.popleft())
+                for effect in effects:
+                    self._do(effect)
+        finally:
+            self._is_stepping = False
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = core.deadline(self._state)
+        if due is not None:
+            self._timer = self._loop.call_at(due, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._put(Ticked(self._loop.time()))
+
+    def _do(self, effect: Effect) -> None:
+        match effect:
+            case TellSession(peer, message):
+                # What does not arrive is told again: outcomes until acknowledged, the catalogue
+                # when the session follows again.
+                if self._calls.send(_route(peer), [base.encode(message)]) is not Sent.OK:
+                    self._runtime.count("undelivered_to_sessions")
+            case TellWorker(peer, to_worker):
+                sent = self._pool.send(_route(peer), [base.encode(to_worker)])
+                if sent is not Sent.OK:
+                    self._inbox.append(WorkerUnreachable(self._loop.time(), peer))
+            case RememberWorkers(names):
+                self._memory.write(names)
+            case Note(what, fields):
+                self._runtime.log.info(what, **dict(fields))
+                if what.startswith("worker."):
+                    self._runtime.publish_system(what, base.encode(dict(fields)))
+
+
+class WorkerMemory:
+    """Which workers may have been given calls: a file, for the dispatcher that comes after us."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def read(self) -> tuple[str, ...]:
+        """`name/incarnation` each; empty for a first start."""
+        try:
+            return tuple(msgspec.json.decode(self._path.read_bytes(), type=list[str]))
+        except (OSError, msgspec.DecodeError):
+            return ()
+
+    def write(self, names: tuple[str, ...]) -> None:
+        """Whole or not at all: it must survive our death, not the machine's."""
+        fresh_path = self._path.with_suffix(".new")
+        fresh_path.write_bytes(msgspec.json.encode(names))
+        os.replace(fresh_path, self._path)
+
+    def forget(self) -> None:
+        """Nothing that any worker was given is still open."""
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def _peer(route: Route) -> str:
+    """A router's way back, as a name for the core."""
+    return route[0].hex() + ("+" if len(route) > 1 else "")
+
+
+def _route(peer: str) -> Route:
+    identity = bytes.fromhex(peer.removesuffix("+"))
+    return (identity, b"") if peer.endswith("+") else (identity,)
+
+
+async def serve(runtime: Runtime[DispatcherSettings]) -> None:
+    """Until told to stop."""
+    dispatcher = Dispatcher(runtime)
+    runtime.ready()
+    await runtime.stopping.wait()
+    runtime.draining("the last outcomes are being told")
+    dispatcher.drain()
+    await asyncio.sleep(DRAIN_S)
+    dispatcher.close()
+
+
+def main() -> NoReturn:
+    """The process."""
+    run(serve, DispatcherSettings, role="dispatcher")
+
+
+if __name__ == "__main__":
+    main()

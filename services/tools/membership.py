@@ -1,0 +1,168 @@
+"""A worker's place in the pool: the worker protocol as the tool host speaks it."""
+
+import asyncio
+import os
+from collections import OrderedDict
+from typing import Any
+
+from voicebus.bus import frames
+from voicebus.bus.messages import base, work
+from voicebus.bus.sockets import Frames
+from voicebus.services.runtime import Runtime
+from voicebus.services.tools.pool import Key, Lane, Pool
+
+HELLO_EVERY_S = 0.5
+SILENT_S = 2.0
+"""A dispatcher that has said nothing for so long is gone: greet the next one."""
+UNACKED_LIMIT = 256
+"""With so many results that nobody has acknowledged, no new calls are taken."""
+
+_codec: frames.Codec[work.ANY_FROM_POOL] = frames.Codec(
+    work.ANY_FROM_POOL, what="dispatcher to worker"
+)
+
+
+class Membership:
+    """One lane of the host (its `def` or its `async def` tools) as a worker of the pool."""
+
+    def __init__(self, runtime: Runtime[Any], pool: Pool, lane: Lane) -> None:
+        suffix = "" if lane == "sync" else ".async"
+        self.name = f"{runtime.role}-{runtime.instance}{suffix}"
+        self.is_welcome = asyncio.Event()
+        self._runtime = runtime
+        self._pool = pool
+        self._lane = lane
+        self._loop = asyncio.get_running_loop()
+        self._dealer = runtime.sockets.dealer(
+            runtime.endpoints.workers, self._heard, name=self.name
+        )
+        self._heard_at = 0.0
+        self._said_hello_at = float("-inf")
+        self._received = 0
+        self._told_free: int | None = None
+        self._unacked: OrderedDict[Key, work.Result] = OrderedDict()
+        self._is_leaving = False
+        self.hello()
+
+    def hello(self) -> None:
+        """Who we are, what we can, what we have."""
+        self._said_hello_at = self._loop.time()
+        self._told_free = None
+        self._send(
+            work.WorkerHello(
+                name=self.name,
+                inc=self._runtime.inc,
+                pid=os.getpid(),
+                capacity=self._pool.capacity(self._lane),
+                tools=self._pool.tools_of(self._lane),
+                running=self._running(),
+                unacked=[work.CallRef(session_id=key[0], call_id=key[1]) for key in self._unacked],
+                received=self._received,
+            )
+        )
+
+    def beat(self) -> None:
+        """Called several times a second."""
+        now = self._loop.time()
+        if self.is_welcome.is_set() and now - self._heard_at > SILENT_S:
+            # No heartbeats to a dead one: its successor would get them all at once.
+            self.is_welcome.clear()
+            self._runtime.log.warning("dispatcher.silent", worker=self.name)
+        if self.is_welcome.is_set():
+            self._send(work.Heartbeat(running=self._running()))
+        elif now - self._said_hello_at >= HELLO_EVERY_S:
+            self.hello()
+
+    def started(self, key: Key) -> None:
+        """A call's code begins."""
+        self._send(work.Started(session_id=key[0], call_id=key[1]))
+
+    def progressed(self, key: Key, text: str) -> None:
+        """Told only if somebody listens."""
+        if self.is_welcome.is_set():
+            self._send(work.Progress(session_id=key[0], call_id=key[1], text=text))
+
+    def ended(self, result: work.Result) -> None:
+        """Kept until acknowledged."""
+        self._unacked[(result.session_id, result.call_id)] = result
+        self._send(result)
+
+    def changed(self) -> None:
+        """Tell how many calls we can take, if that is news."""
+        free = self._pool.free(self._lane)
+        if self._is_leaving or len(self._unacked) >= UNACKED_LIMIT:
+            free = 0
+        if free != self._told_free and self.is_welcome.is_set():
+            self._told_free = free
+            self._send(work.Credit(free=free, received=self._received))
+
+    def leave(self) -> None:
+        """Take nothing more."""
+        self._is_leaving = True
+        self.changed()
+
+    def bye(self) -> None:
+        """The last word."""
+        self._send(work.Bye())
+
+    @property
+    def owes(self) -> int:
+        """Results that nobody has acknowledged yet."""
+        return len(self._unacked)
+
+    def _heard(self, message: Frames) -> None:
+        try:
+            header, _ = _codec.decode(message)
+        except base.BadMessage as error:
+            self._runtime.count("bad_messages")
+            self._runtime.log.warning("message.refused", who="dispatcher", why=str(error))
+            return
+        self._heard_at = self._loop.time()
+        match header:
+            case work.PoolWelcome():
+                self._welcomed()
+            case work.Call():
+                self._call(header)
+            case work.CancelCall():
+                self._pool.cancel((header.session_id, header.call_id), header.reason)
+            case work.Acked():
+                self._unacked.pop((header.session_id, header.call_id), None)
+                self.changed()
+            case work.Reset():
+                self.is_welcome.clear()
+                self.hello()
+            case work.Drain():
+                self.leave()
+            case work.PoolHeartbeat():
+                pass
+
+    def _welcomed(self) -> None:
+        again = self.is_welcome.is_set()
+        self.is_welcome.set()
+        self._told_free = None
+        self.changed()
+        if not again:
+            for result in self._unacked.values():
+                self._send(result)
+
+    def _call(self, call: work.Call) -> None:
+        self._received += 1
+        self._told_free = None  # also the count of received calls is news
+        key = (call.session_id, call.call_id)
+        kept = self._unacked.get(key)
+        if kept is not None:
+            self._send(kept)
+        elif self._pool.holds(key):
+            self.started(key)
+        else:
+            self._pool.call(call)
+        self.changed()
+
+    def _running(self) -> list[work.CallRef]:
+        return [
+            work.CallRef(session_id=key[0], call_id=key[1], age_ms=round(age_s * 1000))
+            for key, age_s in self._pool.running(self._lane)
+        ]
+
+    def _send(self, message: work.ToPool) -> None:
+        self._dealer.send([base.encode(message)])

@@ -1,0 +1,392 @@
+"""The child process that runs tools: one call at a time for `def`, a shared loop for `async def`.
+
+SIGTERM keeps its default action: a Python handler would not run inside a C call, the default
+action ends everything within two milliseconds. Cleaning up is the host's business.
+"""
+
+import asyncio
+import contextlib
+import faulthandler
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import msgspec
+
+from voicebus.bus.messages import events, work
+from voicebus.bus.sockets import CancelWatch
+from voicebus.services.tools import confine, pipe, schema
+from voicebus.services.tools.api import Cancelled, ToolContext
+from voicebus.services.tools.toolbox import Tool
+
+PROGRESS_EVERY_S = 0.05
+PROGRESS_LIMIT = 500
+MESSAGE_LIMIT = 2000
+TOMBSTONES = 256
+
+Key = tuple[str, str]
+_cancels = msgspec.json.Decoder(events.Cancel)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What every runner gets."""
+
+    timeout_s: float = 20.0
+    grace_s: float = 0.3
+    memory_mb: int = 1024
+    files: int = 1024
+    result_bytes: int = 256 * 1024
+    cancel_endpoints: list[str] = []
+    """The publishers of every session shard."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Limits":
+        """From JSON."""
+        return msgspec.json.decode(text, type=cls)
+
+
+def main(
+    tools: dict[str, Tool], limits: Limits, *, is_async: bool, descriptors: list[int]
+) -> NoReturn:
+    """What a freshly forked child does. Never returns."""
+    code = 1
+    try:
+        parent = os.getppid()
+        os.setsid()
+        confine.die_with_parent()
+        if os.getppid() != parent:
+            os._exit(1)  # it died between the fork and the line above
+        link = pipe.Link(_stdio(descriptors))
+        confine.limit(memory_mb=limits.memory_mb, files=limits.files)
+        watch = CancelWatch(limits.cancel_endpoints)
+        # Last: the socket's own threads keep their priority, so that a cancel arrives in time.
+        confine.yield_the_cpu()
+        runner = Runner(tools, limits, link, watch)
+        link.send(pipe.Ready())
+        if is_async:
+            asyncio.run(serve_async(runner))
+        else:
+            serve_sync(runner)
+        code = 0
+    except OSError:
+        pass  # the host is gone
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _stdio(descriptors: list[int]) -> socket.socket:
+    link, output, dump = descriptors
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(null)
+    os.close(output)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    faulthandler.enable(2)
+    faulthandler.register(signal.SIGUSR1, file=dump, all_threads=True, chain=False)
+    for fd in (link, dump):
+        os.set_inheritable(fd, False)
+    return socket.socket(fileno=link)
+
+
+class Runner:
+    """What both kinds share: the link, the broadcast, and how a call ends."""
+
+    def __init__(
+        self, tools: dict[str, Tool], limits: Limits, link: pipe.Link, watch: CancelWatch
+    ) -> None:
+        self.tools = tools
+        self.limits = limits
+        self.link = link
+        self.watch = watch
+        self.cancelled: OrderedDict[Key, str] = OrderedDict()
+        """The last cancels, also those that came before their call."""
+        self.orders: list[pipe.Run] = []
+        self._memory_kb = _memory_kb()
+
+    def listen(self) -> None:
+        """Take in what has come, without waiting."""
+        for frames in self.watch.poll():
+            # What is not understood is not for us: anyone may publish newer words.
+            with contextlib.suppress(msgspec.DecodeError, IndexError):
+                cancel = _cancels.decode(frames[1])
+                for call_id in cancel.call_ids:
+                    self._note((cancel.session_id, call_id), cancel.reason)
+        for message in self.link.poll():
+            if isinstance(message, pipe.Stop):
+                self._note((message.session_id, message.call_id), message.reason)
+            else:
+                self.orders.append(message)
+
+    def _note(self, key: Key, reason: str) -> None:
+        self.cancelled.setdefault(key, reason)
+        while len(self.cancelled) > TOMBSTONES:
+            self.cancelled.popitem(last=False)
+
+    def prepare(self, order: pipe.Run) -> "Prepared | pipe.Done":
+        """The call, checked; or how it ended before it began."""
+        tool = self.tools.get(order.tool)
+        key = (order.session_id, order.call_id)
+        if tool is None:
+            return _refused(order, "unknown_tool", f"no tool '{order.tool}' here")
+        if key in self.cancelled:
+            return _refused(order, "cancelled", f"cancelled ({self.cancelled[key]})")
+        try:
+            arguments = tool.signature.bind(order.args)
+        except schema.InvalidArguments as error:
+            return _refused(order, "invalid_arguments", str(error))
+        teller = _Teller(self.link, order)
+        call = Prepared(order, tool, arguments)
+        call.context = ToolContext(
+            call_id=order.call_id,
+            session_id=order.session_id,
+            tool=order.tool,
+            attempt=order.attempt,
+            budget_s=order.budget_s,
+            poll=lambda: self._look(key, call),
+            wake_fds=lambda: [self.link.socket.fileno(), self.watch.fd],
+            tell=teller.tell,
+        )
+        if tool.signature.context_parameter is not None:
+            arguments[tool.signature.context_parameter] = call.context
+        return call
+
+    def _look(self, key: Key, call: "Prepared") -> str | None:
+        self.listen()
+        reason = self.cancelled.get(key)
+        if reason is not None:
+            call.saw_cancel()
+        return reason
+
+    def done(self, call: "Prepared", outcome: "Outcome") -> None:
+        """Tell the host how it ended."""
+        with contextlib.suppress(Exception):  # the tool may have closed it
+            sys.stdout.flush()
+        order = call.order
+        self.link.send(
+            pipe.Done(
+                session_id=order.session_id,
+                call_id=order.call_id,
+                status=outcome.status,
+                result=msgspec.Raw(outcome.result),
+                message=outcome.message[:MESSAGE_LIMIT],
+                duration_ms=round((time.perf_counter() - call.began_at) * 1000, 3),
+                cancel_seen_us=call.cancel_seen_us,
+                grown_kb=max(0, _memory_kb() - self._memory_kb),
+            )
+        )
+
+    def ended_with(self, tool: str, value: Any) -> "Outcome":
+        """What a tool returned, as JSON; or why that is no answer."""
+        limit = self.limits.result_bytes
+        try:
+            body = msgspec.json.encode(value, enc_hook=schema.jsonable)
+        except MemoryError:
+            return Outcome("error", message=f"the result of '{tool}' does not fit into memory")
+        except Exception as error:
+            return Outcome(
+                "error",
+                message=f"'{tool}' returned a {type(value).__name__} that is not JSON ({error}); "
+                "tools return text, numbers, lists, dicts, dataclasses or pydantic models",
+            )
+        if len(body) > limit:
+            return Outcome(
+                "error",
+                message=f"the result of '{tool}' has {len(body)} bytes, the limit is {limit}; "
+                "return less, or a file's name",
+            )
+        return Outcome("ok", result=body)
+
+
+@dataclass
+class Prepared:
+    """A call that may begin."""
+
+    order: pipe.Run
+    tool: Tool
+    arguments: dict[str, Any]
+    began_at: float = 0.0
+    cancel_seen_us: int | None = None
+
+    def __post_init__(self) -> None:
+        self.context = ToolContext()
+
+    def saw_cancel(self) -> None:
+        """The tool's own code is being told to stop, now."""
+        if self.cancel_seen_us is None:
+            self.cancel_seen_us = time.time_ns() // 1000
+
+
+@dataclass
+class Outcome:
+    """How a call ended, inside."""
+
+    status: work.Status
+    result: bytes = b"null"
+    message: str = ""
+
+
+class _Teller:
+    """Progress, not more often than anyone can read."""
+
+    def __init__(self, link: pipe.Link, order: pipe.Run) -> None:
+        self._link = link
+        self._order = order
+        self._next_at = 0.0
+
+    def tell(self, text: str) -> None:
+        now = time.monotonic()
+        if now < self._next_at:
+            return
+        self._next_at = now + PROGRESS_EVERY_S
+        self._link.send(
+            pipe.Said(
+                session_id=self._order.session_id,
+                call_id=self._order.call_id,
+                text=text[:PROGRESS_LIMIT],
+            )
+        )
+
+
+def _refused(order: pipe.Run, status: work.Status, message: str) -> pipe.Done:
+    return pipe.Done(
+        session_id=order.session_id,
+        call_id=order.call_id,
+        status=status,
+        message=message,
+        began=False,
+    )
+
+
+def failed_with(error: BaseException) -> Outcome:
+    """What a tool raised. Its traceback goes to the captured standard error."""
+    if isinstance(error, Cancelled):
+        return Outcome("cancelled", message=f"cancelled ({error.reason})")
+    traceback.print_exception(error)
+    if isinstance(error, SystemExit):
+        return Outcome("error", message=f"the tool called sys.exit({error.code!r})")
+    text = str(error)
+    name = type(error).__name__
+    return Outcome("error", message=f"{name}: {text}" if text else name)
+
+
+def _memory_kb() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * (os.sysconf("SC_PAGE_SIZE") // 1024)
+    except OSError:
+        return 0
+
+
+# --- def ------------------------------------------------------------------------------------
+
+
+def serve_sync(runner: Runner) -> None:
+    """One call after the other, in this thread, until the host closes the link."""
+    poll = select.poll()
+    poll.register(runner.link.socket, select.POLLIN)
+    poll.register(runner.watch.fd, select.POLLIN)
+    while True:
+        runner.listen()
+        while runner.orders:
+            _run(runner, runner.orders.pop(0))
+        if runner.link.is_closed:
+            return
+        poll.poll(1000)
+
+
+def _run(runner: Runner, order: pipe.Run) -> None:
+    call = runner.prepare(order)
+    if isinstance(call, pipe.Done):
+        runner.link.send(call)
+        return
+    runner.link.send(pipe.Begun(session_id=order.session_id, call_id=order.call_id))
+    call.began_at = time.perf_counter()
+    try:
+        outcome = runner.ended_with(order.tool, call.tool.target(**call.arguments))
+    except BaseException as error:  # also sys.exit() and Cancelled: this process goes on
+        outcome = failed_with(error)
+    runner.done(call, outcome)
+
+
+# --- async def ------------------------------------------------------------------------------
+
+
+async def serve_async(runner: Runner) -> None:
+    """All calls on one loop, until the host closes the link."""
+    loop = asyncio.get_running_loop()
+    closed = asyncio.Event()
+    tasks: dict[Key, tuple[Prepared, asyncio.Task[None]]] = {}
+
+    def heard() -> None:
+        runner.listen()
+        while runner.orders:
+            _begin(runner, runner.orders.pop(0), tasks)
+        for key, (call, task) in list(tasks.items()):
+            reason = runner.cancelled.get(key)
+            if reason is not None and call.cancel_seen_us is None:
+                call.saw_cancel()
+                call.context.cancel(reason)
+                task.cancel(reason)
+        if runner.link.is_closed:
+            closed.set()
+
+    loop.add_reader(runner.link.socket, _loudly(heard))
+    loop.add_reader(runner.watch.fd, _loudly(heard))
+    loop.call_soon(heard)
+    await closed.wait()
+
+
+def _loudly(callback: Callable[[], None]) -> Callable[[], None]:
+    """A fault in the runner itself ends the process; the host then knows what its calls are."""
+
+    def guarded() -> None:
+        try:
+            callback()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    return guarded
+
+
+def _begin(
+    runner: Runner, order: pipe.Run, tasks: dict[Key, tuple[Prepared, asyncio.Task[None]]]
+) -> None:
+    call = runner.prepare(order)
+    if isinstance(call, pipe.Done):
+        runner.link.send(call)
+        return
+    key = (order.session_id, order.call_id)
+    task = asyncio.get_running_loop().create_task(_run_async(runner, call))
+    tasks[key] = (call, task)
+    task.add_done_callback(lambda _task: tasks.pop(key, None))
+
+
+async def _run_async(runner: Runner, call: Prepared) -> None:
+    order = call.order
+    runner.link.send(pipe.Begun(session_id=order.session_id, call_id=order.call_id))
+    call.began_at = time.perf_counter()
+    try:
+        outcome = runner.ended_with(order.tool, await call.tool.target(**call.arguments))
+    except asyncio.CancelledError:
+        outcome = Outcome("cancelled", message=f"cancelled ({call.context.reason})")
+    except BaseException as error:
+        outcome = failed_with(error)
+    runner.done(call, outcome)

@@ -1,0 +1,108 @@
+"""The tool pool's own settings: `tools.toml`, which modules and with which limits."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from voicebus.config import loader
+from voicebus.config.settings import Settings
+from voicebus.services.tools import confine
+
+
+class ToolModules(Settings, frozen=True, kw_only=True):
+    """Section `tools`."""
+
+    modules: list[str] = []
+    """MODULE, FILE.py or either:NAME. Files are found from the folder of the settings file."""
+    path: list[str] = []
+    """Folders in which modules are looked for, before the working folder of the tool host."""
+    environment: list[str] = []
+    """Variables that tools get besides the usual ones (PATH, HOME, LANG, proxies, …)."""
+
+
+class ToolLimits(Settings, frozen=True, kw_only=True):
+    """Section `limits`: for tools that do not say otherwise, and for runners."""
+
+    timeout_s: float = 20.0
+    grace_s: float = 0.3
+    files: int = 1024
+    """Open descriptors of a runner."""
+    result_kb: int = 256
+    """The longest result."""
+    stderr_kb: int = 8
+    """How much of what a tool wrote last is kept for its failure."""
+    async_calls: int = 16
+    """How many calls of `async def` tools share one process."""
+    recycle_calls: int = 1000
+    """A runner is replaced after so many calls,"""
+    recycle_mb: int = 200
+    """or when it has grown by so much."""
+
+
+class ToolSettings(Settings, frozen=True, kw_only=True):
+    """The whole file."""
+
+    tools: ToolModules = ToolModules()
+    limits: ToolLimits = ToolLimits()
+
+
+def default_file() -> Path:
+    """The file that comes with the package."""
+    return Path(loader.__file__).parent / "tools.toml"
+
+
+def load(path: Path | None) -> ToolSettings:
+    """The settings of a `tools.toml`. Raises loader.BadSettings."""
+    where = path or default_file()
+    try:
+        table = tomllib.loads(where.read_text("utf-8"))
+    except OSError as error:
+        raise loader.BadSettings(
+            f"cannot read the tool settings {where}: {error.strerror}; "
+            "name another file with --tools-file or VOICEBUS_TOOLHOST_TOOLS_FILE"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise loader.BadSettings(f"{where} is not TOML: {error}") from None
+    _check_names(table, where)
+    try:
+        settings = msgspec.convert(table, ToolSettings)
+    except msgspec.ValidationError as error:
+        raise loader.BadSettings(f"{where}: {error}") from None
+    for name in settings.tools.environment:
+        if confine.is_secret(name):
+            raise loader.BadSettings(
+                f"{where}: [tools] environment names {name}, which tools never get; "
+                "give the tool a key of its own under another name"
+            )
+    folder = where.parent.resolve()
+    modules = [_from(folder, one) for one in settings.tools.modules]
+    paths = [str(folder / one) for one in settings.tools.path]
+    return msgspec.structs.replace(
+        settings, tools=msgspec.structs.replace(settings.tools, modules=modules, path=paths)
+    )
+
+
+def _from(folder: Path, spec: str) -> str:
+    place, colon, name = spec.rpartition(":")
+    if not colon:
+        place, name = spec, ""
+    if place.endswith(".py") or "/" in place:
+        place = str(folder / Path(place).expanduser())
+    return f"{place}{colon}{name}"
+
+
+def _check_names(table: dict[str, Any], where: Path) -> None:
+    sections: dict[str, type[Settings]] = {"tools": ToolModules, "limits": ToolLimits}
+    for section, content in table.items():
+        if section not in sections or not isinstance(content, dict):
+            raise loader.BadSettings(
+                f"{where}: unknown section [{section}]{loader.nearest(section, sections)}"
+            )
+        known = loader.fields_of(sections[section])
+        for key in content:
+            if key not in known:
+                raise loader.BadSettings(
+                    f"{where}: [{section}] has no {key}{loader.nearest(key, known)}"
+                )
