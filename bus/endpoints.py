@@ -17,6 +17,8 @@ class Endpoints:
 
     def __init__(self, run_dir: str | Path) -> None:
         """Raises BadRunFolder when the paths would be too long for a Unix socket."""
+        if not str(run_dir):
+            raise BadRunFolder("the run folder has no name; set --run-dir or VOICEBUS_RUN")
         self.run_dir = Path(run_dir).absolute()
         longest = len(bytes(self.run_dir / "transport-00.audio-out"))
         if longest > PATH_LIMIT_BYTES:

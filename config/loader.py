@@ -57,7 +57,7 @@ def load(
     """The cell's settings and one role's. Raises BadSettings."""
     chosen = environment.get("VOICEBUS_CONFIG")
     path = Path(chosen) if chosen else default_file()
-    table = _read(path, chosen is not None)
+    table = _read(path, bool(chosen))
     _check_environment(environment)
     cell = _section(CellSettings, table, environment, flags, path)
     return cell, _section(settings, table, environment, flags, path)
@@ -106,7 +106,7 @@ def _section(
     origin = dict.fromkeys(values, f"{path} [{section}]")
     for field in fields_of(settings):
         name = variable(section, field)
-        if name in environment:
+        if environment.get(name):  # set but empty counts as unset, as shells have it
             values[field], origin[field] = environment[name], name
         flag = flags.get(field)
         if flag is not None:

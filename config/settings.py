@@ -4,7 +4,14 @@ Each class is one section of the file. A field `provider_url` of section `transp
 `VOICEBUS_TRANSPORT_PROVIDER_URL` and `--provider-url`.
 """
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -18,10 +25,10 @@ class CellSettings(Settings, frozen=True, kw_only=True):
     """The run folder: sockets, locks, the provider's key. Mode 0700."""
     data: str = "var/data"
     """The journal. Mode 0700: it holds what people said."""
-    shards: int = 1
+    shards: Count = 1
     """How many session processes there are."""
-    transports: int = 1
-    toolhosts: int = 1
+    transports: Count = 1
+    toolhosts: Count = 1
     log_level: str = "info"
 
 
@@ -30,15 +37,15 @@ class SessionSettings(Settings, frozen=True, kw_only=True):
 
     model: str = "gpt-realtime"
     """Asked for when a session's own configuration names none."""
-    max_sessions: int = 200
+    max_sessions: Count = 200
     """Per shard; one more is refused with `busy`."""
-    in_flight: int = 64
+    in_flight: Count = 64
     """Commands of one client that may wait for their replies."""
-    ring_events: int = 2000
+    ring_events: Count = 2000
     """Events per session that are replayed from memory; older ones come from the journal."""
-    retention_days: float = 7.0
+    retention_days: Annotated[float, Meta(ge=0)] = 7.0
     """Ended conversations are removed from the journal after that."""
-    reply_memory_s: float = 600.0
+    reply_memory_s: Seconds = 600.0
     """How long the reply to a command id is remembered."""
 
 
@@ -49,28 +56,28 @@ class TransportSettings(Settings, frozen=True, kw_only=True):
     """Where providers of the GA dialect are dialled; the model is added as a query."""
     provider_key_file: str | None = None
     """A file with the provider's key, mode 0600; else the environment's OPENAI_API_KEY."""
-    connect_timeout_s: float = 10.0
-    max_frame_bytes: int = 16 * 1024 * 1024
+    connect_timeout_s: Seconds = 10.0
+    max_frame_bytes: Count = 16 * 1024 * 1024
     """The largest frame taken from the provider."""
-    ring_bytes: int = 8 * 1024 * 1024
+    ring_bytes: Count = 8 * 1024 * 1024
     """Unacknowledged provider events kept per session."""
-    ring_total_bytes: int = 256 * 1024 * 1024
-    hold_s: float = 2.0
+    ring_total_bytes: Count = 256 * 1024 * 1024
+    hold_s: Seconds = 2.0
     """How much sound is held: the caller's until the configuration is confirmed, the assistant's
     until somebody listens."""
-    orphan_s: float = 60.0
+    orphan_s: Seconds = 60.0
     """A session that no session process has owned for so long is hung up."""
-    max_sound_frame_bytes: int = 1024 * 1024
+    max_sound_frame_bytes: Count = 1024 * 1024
 
 
 class DispatcherSettings(Settings, frozen=True, kw_only=True):
     """Section `dispatcher`."""
 
-    queue: int = 500
+    queue: Count = 500
     """Calls that may wait in all; one more is refused with `busy`."""
-    per_session_running: int = 4
-    per_session_queued: int = 8
-    settle_s: float = 1.5
+    per_session_running: Count = 4
+    per_session_queued: Count = 8
+    settle_s: Seconds = 1.5
     """After its start the dispatcher only matches calls with workers that already hold them."""
 
 
@@ -81,8 +88,8 @@ class ToolhostSettings(Settings, frozen=True, kw_only=True):
     """MODULE_OR_FILE[:NAME] …, separated by spaces; added to those of tools.toml."""
     tools_file: str | None = None
     """Another tools.toml."""
-    runners: int = 4
-    memory_mb: int = 1024
+    runners: Count = 4
+    memory_mb: Annotated[int, Meta(ge=0)] = 1024
     """Address space of one runner; 0 for no limit."""
 
 
@@ -90,7 +97,7 @@ class SimulatorSettings(Settings, frozen=True, kw_only=True):
     """Section `simulator`."""
 
     host: str = "127.0.0.1"
-    port: int = 8765
+    port: Port = 8765
     scenario: str | None = None
     """A scenario file; without one the simulator listens, thinks by rules and speaks."""
     key: str | None = None

@@ -13,7 +13,6 @@ Exit codes: 0 stopped as asked · 1 failed · 2 bad settings · 3 another proces
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -174,14 +173,22 @@ def run(
         _exit(2, role, str(error))
     except AlreadyRunning as error:
         _exit(3, f"{role}-{instance}", str(error))
-    except CannotStart as error:
-        _exit(1, f"{role}-{instance}", str(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        refusal = _refusal(error)
+        if refusal is not None:
+            _exit(1, f"{role}-{instance}", str(refusal))
         structlog.get_logger(role).error("service.died", exc_info=error)
         sys.exit(1)
     sys.exit(0)
+
+
+def _refusal(error: BaseException) -> CannotStart | None:
+    """The CannotStart that a task group has wrapped, if it is all that happened."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error if isinstance(error, CannotStart) else None
 
 
 async def _main(
@@ -202,6 +209,8 @@ def prepare_folder(path: Path) -> None:
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.stat()
+    except FileExistsError:
+        raise BadRunFolder(f"{path} is a file; choose a folder with --run-dir") from None
     except OSError as error:
         raise BadRunFolder(f"cannot make the folder {path}: {error.strerror}") from None
     if status.st_uid != os.geteuid():
@@ -210,13 +219,25 @@ def prepare_folder(path: Path) -> None:
             "choose another folder with --run-dir"
         )
     if stat.S_IMODE(status.st_mode) & 0o077:
-        with contextlib.suppress(OSError):
-            path.chmod(0o700)
+        # Never shut others out of a folder that is not ours alone: /tmp, a home, a checkout.
+        if any(path.iterdir()):
+            raise BadRunFolder(
+                f"others may enter {path} (mode {stat.S_IMODE(status.st_mode):04o}) and it is not "
+                f"empty; choose an empty or a new folder with --run-dir, or: chmod 700 {path}"
+            )
+        path.chmod(0o700)
 
 
 def _arguments(settings: type[Settings], role: str) -> dict[str, str | None]:
     parser = argparse.ArgumentParser(prog=f"python -P -m voicebus.services.{role}")
-    parser.add_argument("--instance", default="0", help="which one of several (0, 1, …)")
+    # A string, as all of them: `int` would also take "-1" and "1_0".
+    parser.add_argument(
+        "--instance",
+        default="0",
+        choices=[str(n) for n in range(100)],
+        metavar="N",
+        help="which one of several (0, 1, …)",
+    )
     for section in (CellSettings, settings):
         for field in loader.fields_of(section):
             parser.add_argument(f"--{field.replace('_', '-')}", dest=field)
