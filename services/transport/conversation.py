@@ -392,7 +392,7 @@ class Conversation:
         """Number an event and keep it; at the ring's bound the connection is given up."""
         if self._events_lost:
             return [Count("events_lost")]
-        if self.ring.is_full:
+        if self.ring.is_full():
             self._events_lost = True
             if self.line is Line.IDLE:
                 return [Count("events_lost")]

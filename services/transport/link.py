@@ -148,7 +148,6 @@ class Link(Generic[C]):
                 found.append(owned.conversation)
         return found
 
-    @property
     def is_settled(self) -> bool:
         """Whether nothing waits for an acknowledgement that could still come."""
         return not any(

@@ -2,6 +2,7 @@
 
 from voicebus.bus.messages.sound import SoundRefused
 from voicebus.services.transport.moment import Moment
+from voicebus.services.transport.pace import Pace
 
 TELL_EVERY_S = 1.0
 
@@ -13,15 +14,13 @@ class Refusals:
         self._instance = instance
         self._inc = inc
         self._count: dict[str, int] = {}
-        self._told_s: dict[str, float] = {}
+        self._pace = Pace(TELL_EVERY_S)
 
     def note(self, reason: str, text: str, now: Moment) -> SoundRefused | None:
         """One more. Returns the message to publish, or None when it is too early."""
         count = self._count[reason] = self._count.get(reason, 0) + 1
-        told_s = self._told_s.get(reason)
-        if told_s is not None and now.s - told_s < TELL_EVERY_S:
+        if not self._pace.is_due(reason, now.s):
             return None
-        self._told_s[reason] = now.s
         self._count[reason] = 0
         return SoundRefused(
             instance=self._instance,

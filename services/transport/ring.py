@@ -32,7 +32,6 @@ class Ring:
     def __len__(self) -> int:
         return len(self._kept)
 
-    @property
     def is_full(self) -> bool:
         """Whether the bound is reached. One event may overshoot it: a frame is taken whole."""
         over_all = self._budget.used_bytes >= self._budget.limit_bytes

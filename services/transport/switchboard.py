@@ -33,6 +33,7 @@ from voicebus.services.transport.media.pieces import SoundDelta
 from voicebus.services.transport.media.vendors import VENDORS, Media
 from voicebus.services.transport.moment import Moment
 from voicebus.services.transport.outbox import Next, Write, WriteSound
+from voicebus.services.transport.pace import Pace
 from voicebus.services.transport.playout import Publish
 from voicebus.services.transport.provider import Ended, Port, ProviderSocket, Target
 from voicebus.services.transport.refusals import Refusals
@@ -40,6 +41,8 @@ from voicebus.services.transport.ring import Budget, Ring
 
 PROTOCOLS = (1,)
 RETRY_S = 0.05
+ASK_AGAIN_S = 0.1
+"""What is asked of a session process is not asked again for each message under way from it."""
 DRAIN_S = 2.0
 REMEMBERED = 1024
 """Ended sessions whose numbers are kept, so that a repeated order stays without effect."""
@@ -77,6 +80,8 @@ class Switchboard:
         self._sounds: Codec[SoundIn] = Codec(SoundIn, what="sound-in")
         self._handled: dict[int, set[str]] = {}
         self._missing: set[str] = set()
+        self._ask_again = Pace(ASK_AGAIN_S)
+        self._reset_again = Pace(ASK_AGAIN_S)
         self._is_draining = False
         self._progress = asyncio.Event()
         """Something ended or was acknowledged: the drain looks again."""
@@ -104,8 +109,9 @@ class Switchboard:
             return
         shard = self._link.heard(route, now.s)
         if shard is None:
-            self._runtime.count("link_resets")
-            self._link_socket.send(route, [encode(words.LinkReset())])
+            self._runtime.count("link_without_hello")
+            if self._reset_again.is_due(route, now.s):
+                self._link_socket.send(route, [encode(words.LinkReset())])
             return
         match message:
             case words.Ack():
@@ -193,7 +199,7 @@ class Switchboard:
         if not self._handled:
             self._loop.call_soon(self._send_acknowledgements)
         self._handled.setdefault(shard, set()).add(session_id)
-        if is_missing:
+        if is_missing and self._ask_again.is_due(session_id, self._loop.time()):
             self._missing.add(session_id)
 
     def _send_acknowledgements(self) -> None:
@@ -209,7 +215,8 @@ class Switchboard:
 
     def _acknowledge_again(self, shard: int, sessions: set[str], missing: set[str]) -> None:
         for session_id in sessions:
-            self._acknowledge(session_id, shard, is_missing=session_id in missing)
+            self._acknowledge(session_id, shard, is_missing=False)
+        self._missing |= missing & sessions
 
     def _down_n(self, session_id: str) -> int:
         call = self._calls.get(session_id)
@@ -464,7 +471,7 @@ class Switchboard:
             self._perform(call, call.conversation.hang_up())
         try:
             async with asyncio.timeout(DRAIN_S):
-                while self._ending or not self._link.is_settled:
+                while self._ending or not self._link.is_settled():
                     self._progress.clear()
                     self._link.probe([encode(words.DownAck(sessions={}))])
                     with contextlib.suppress(TimeoutError):

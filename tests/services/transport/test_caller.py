@@ -1,0 +1,144 @@
+import pytest
+
+from voicebus.services.transport.caller import Caller, Refused, Sound, Taken
+
+MS_20 = b"\0\0" * 480
+
+
+def caller(hold_s: float = 0.1) -> Caller:
+    found = Caller("s0-x", hold_s, 10_000)
+    found.grant("tok", may_talk=True)
+    return found
+
+
+def waiting(of: Caller) -> list[int]:
+    of.is_released = True
+    found = []
+    while (sound := of.next()) is not None:
+        found.append(sound.n)
+    return found
+
+
+def test_nothing_goes_out_before_the_release() -> None:
+    held = caller()
+    held.take("tok", 1, MS_20)
+
+    assert held.next() is None
+    held.is_released = True
+    assert held.next() == Sound("tok", 1, MS_20)
+    assert held.next() is None
+
+
+def test_the_oldest_gives_way_when_more_than_hold_s_waits() -> None:
+    held = caller(hold_s=0.1)
+    taken = [held.take("tok", n, MS_20) for n in range(1, 8)]
+
+    assert [one.dropped_ms for one in taken if isinstance(one, Taken)] == [0] * 5 + [20, 20]
+    assert waiting(held) == [3, 4, 5, 6, 7]
+
+
+def test_empty_frames_are_bounded_too() -> None:
+    held = caller()
+    for n in range(1, 10_000):
+        held.take("tok", n, b"")
+
+    assert len(waiting(held)) == 4096
+
+
+def test_a_number_that_came_before_is_not_sent_again() -> None:
+    held = caller()
+    held.take("tok", 1, MS_20)
+
+    assert held.take("tok", 1, MS_20) == Taken(False, 0, 0.0)
+    assert waiting(held) == [1]
+
+
+def test_missing_numbers_are_counted() -> None:
+    assert caller().take("tok", 4, MS_20) == Taken(True, 3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("token", "samples", "reason", "says"),
+    [
+        ("forged", MS_20, "unknown_token", "attach again"),
+        ("ear", MS_20, "no_right", "right to talk"),
+        ("tok", b"\0" * 7, "odd_length", "7 bytes"),
+        ("tok", b"\0" * 10_002, "too_large", "the limit is 10000"),
+    ],
+)
+def test_what_may_not_be_sent_is_refused_in_clear_words(
+    token: str, samples: bytes, reason: str, says: str
+) -> None:
+    held = caller()
+    held.grant("ear", may_talk=False)
+    refused = held.take(token, 1, samples)
+
+    assert isinstance(refused, Refused)
+    assert refused.reason == reason
+    assert says in refused.text
+    assert "s0-x" in refused.text
+    assert token not in refused.text or token == "ear"
+    assert waiting(held) == []
+
+
+def test_a_refused_frame_does_not_use_up_its_number() -> None:
+    held = caller()
+    held.take("tok", 1, b"\0")
+
+    assert held.take("tok", 1, MS_20) == Taken(True, 0, 0.0)
+
+
+def test_g711_may_be_odd() -> None:
+    held = caller()
+    held.configure("g711_ulaw")
+
+    assert held.take("tok", 1, b"\0" * 7) == Taken(True, 0, 0.0)
+
+
+def test_sound_of_another_format_is_not_sent_to_a_new_connection() -> None:
+    held = caller()
+    held.take("tok", 1, MS_20)
+    held.configure("pcm16")
+    assert len(held._queue) == 1
+    held.configure("g711_ulaw")
+
+    assert waiting(held) == []
+
+
+def test_a_new_connection_shuts_the_gate_and_keeps_what_waits() -> None:
+    held = caller()
+    held.is_released = True
+    held.take("tok", 1, MS_20)
+    held.configure("pcm16")
+
+    assert held.next() is None
+    assert waiting(held) == [1]
+
+
+def test_what_has_gone_out_is_known_by_token() -> None:
+    held = caller()
+    held.grant("other", may_talk=True)
+    held.wrote(Sound("tok", 5, b""))
+
+    assert held.has_written("tok", 5)
+    assert not held.has_written("tok", 6)
+    assert not held.has_written("other", 1)
+    assert not held.has_written("nobody", 1)
+    assert held.has_written(None, 5)
+
+
+def test_revoked_tokens_are_unknown_and_their_sound_is_dropped() -> None:
+    held = caller()
+    held.take("tok", 1, MS_20)
+    held.forget()
+
+    assert isinstance(held.take("tok", 2, MS_20), Refused)
+    assert waiting(held) == []
+
+
+def test_granted_again_the_numbers_go_on() -> None:
+    held = caller()
+    held.take("tok", 1, MS_20)
+    held.grant("tok", may_talk=True)
+
+    assert held.take("tok", 1, MS_20) == Taken(False, 0, 0.0)

@@ -1,0 +1,259 @@
+import json
+from typing import Any
+
+import pytest
+
+from voicebus.bus.messages import link as words
+from voicebus.bus.messages.sound import SoundIn
+from voicebus.services.transport.caller import Refused
+from voicebus.services.transport.conversation import (
+    Arrival,
+    CloseSocket,
+    Conversation,
+    Count,
+    Limits,
+    Line,
+    OpenSocket,
+    arrive,
+)
+from voicebus.services.transport.media.pieces import SoundDelta, SpeechStarted
+from voicebus.services.transport.moment import Moment
+from voicebus.services.transport.outbox import Write
+from voicebus.services.transport.ring import Budget, Ring
+
+SID = "s0-x"
+T0 = Moment(0.0, 1_000_000)
+
+
+def at(s: float) -> Moment:
+    return Moment(s, int(s * 1e6) + 1_000_000)
+
+
+def conversation(ring_bytes: int = 100_000) -> Conversation:
+    ring = Ring(ring_bytes, Budget(10_000_000))
+    return Conversation(SID, "inc", ring, Limits(2.0, 10_000, 5_000))
+
+
+def dial(n: int = 1, generation: int = 1, **more: Any) -> words.Dial:
+    return words.Dial(session_id=SID, n=n, generation=generation, vendor="openai", **more)
+
+
+def connected(**more: Any) -> Conversation:
+    found = conversation(**more)
+    found.order(dial(), None, T0)
+    found.opened(T0)
+    return found
+
+
+def told(of: Conversation) -> list[dict[str, Any]]:
+    """The events that are new since the last look."""
+    found = []
+    for frames in of.ring.unsent():
+        found.append(json.loads(frames[0]))
+        of.ring.sent()
+    return found
+
+
+def kinds(of: Conversation) -> list[str]:
+    return [event["kind"] for event in told(of)]
+
+
+@pytest.mark.parametrize(
+    ("n", "arrival"),
+    [(3, Arrival.REPEATED), (5, Arrival.REPEATED), (6, Arrival.NEXT), (7, Arrival.GAP)],
+)
+def test_orders_come_one_after_the_other(n: int, arrival: Arrival) -> None:
+    assert arrive(n, 5) is arrival
+
+
+def test_events_are_numbered_across_generations() -> None:
+    call = connected()
+    call.frame(b"{}", T0)
+    call.closed(T0, code=1001, http_status=None, reason="expired")
+    call.order(dial(n=2, generation=2), None, T0)
+    call.opened(T0)
+
+    assert [(event["n"], event["generation"], event["kind"]) for event in told(call)] == [
+        (1, 1, "opened"),
+        (2, 1, "frame"),
+        (3, 1, "closed"),
+        (4, 2, "opened"),
+    ]
+
+
+@pytest.mark.parametrize("generation", [0, 1])
+def test_a_dial_that_is_not_newer_is_refused(generation: int) -> None:
+    call = connected()
+
+    assert call.order(dial(n=2, generation=generation), None, T0) == [
+        Count("refused_other_generation")
+    ]
+    assert call.down_n == 2
+    assert call.line is Line.OPEN
+
+
+def test_a_newer_dial_closes_what_is_there_and_drops_what_was_not_sent() -> None:
+    call = connected()
+    call.order(words.SendFrame(session_id=SID, n=2, generation=1), b"{}", T0)
+    effects = call.order(dial(n=3, generation=2), None, T0)
+
+    assert effects[:2] == [CloseSocket(1), Count("frames_unsent_at_close", 1)]
+    assert isinstance(effects[2], OpenSocket)
+    closed = told(call)[-1]
+    assert (closed["kind"], closed["generation"], closed["by_us"]) == ("closed", 1, True)
+    assert call.outbox.next(9.0) is None
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        words.SendFrame(session_id=SID, n=2, generation=2),
+        words.ReleaseSound(session_id=SID, n=2, generation=2),
+        words.HangUp(session_id=SID, n=2, generation=0),
+    ],
+)
+def test_what_is_meant_for_another_connection_is_refused(order: words.Numbered) -> None:
+    call = connected()
+
+    assert call.order(order, b"{}", T0) == [Count("refused_other_generation")]
+    assert call.down_n == 2
+    assert not call.caller.is_released
+    assert call.outbox.next(9.0) is None
+
+
+def test_tokens_are_the_sessions_and_may_come_before_any_dial() -> None:
+    call = conversation()
+    call.order(words.GrantToken(session_id=SID, n=1, generation=0, token="t", talk=True), None, T0)
+    call.order(dial(n=2), None, T0)
+
+    assert call.speak(SoundIn(session_id=SID, token="t", n=1), b"\0\0", T0) == []
+
+
+def test_a_frame_without_payload_or_connection_is_refused() -> None:
+    call = connected()
+    order = words.SendFrame(session_id=SID, n=2, generation=1)
+
+    assert call.order(order, None, T0) == [Count("refused_without_payload")]
+    call.closed(T0, code=1000, http_status=None, reason="")
+    assert call.order(order, b"{}", T0) == [Count("refused_no_connection")]
+
+
+def test_frames_may_be_ordered_while_the_connection_is_being_opened() -> None:
+    call = conversation()
+    call.order(dial(), None, T0)
+    call.order(words.SendFrame(session_id=SID, n=2, generation=1), b"{}", T0)
+
+    assert call.outbox.next(0.0) == Write(2, b"{}", True, False)
+
+
+def test_a_provider_that_takes_no_frames_is_given_up() -> None:
+    call = connected()
+    order = words.SendFrame(session_id=SID, n=2, generation=1)
+
+    assert call.order(order, b"x" * 6000, T0) == [Count("outbox_overflows"), CloseSocket(1)]
+    call.closed(T0, code=1000, http_status=None, reason="")
+    closed = told(call)[-1]
+    assert (closed["by_us"], "not taken" in closed["reason"]) == (False, True)
+
+
+def test_a_hang_up_that_never_gets_its_turn_is_carried_out_all_the_same() -> None:
+    call = connected()
+    call.order(words.HangUp(session_id=SID, n=2, generation=1), None, T0)
+
+    assert call.tick(at(1.9)) == []
+    assert call.tick(at(2.0)) == [CloseSocket(1)]
+    assert call.tick(at(3.0)) == []
+    assert call.is_hung_up
+
+
+def test_a_close_is_told_once() -> None:
+    call = connected()
+    call.closed(T0, code=1006, http_status=None, reason="gone")
+    call.closed(T0, code=1006, http_status=None, reason="gone")
+
+    assert kinds(call) == ["opened", "closed"]
+
+
+def test_after_a_close_sound_is_held_again() -> None:
+    call = connected()
+    call.order(words.ReleaseSound(session_id=SID, n=2, generation=1), None, T0)
+    call.closed(T0, code=1001, http_status=None, reason="")
+
+    assert not call.caller.is_released
+
+
+def test_frames_that_wanted_an_answer_get_one() -> None:
+    call = connected()
+    told(call)
+    call.wrote(Write(2, b"{}", False, True), T0)
+    call.wrote(Write(3, b"{}", True, False), T0)
+
+    assert [(event["kind"], event["down_n"], event["reached"]) for event in told(call)] == [
+        ("sent", 2, False)
+    ]
+
+
+def test_the_callers_sound_renews_the_lease_every_5_s() -> None:
+    call = connected()
+    call.order(words.GrantToken(session_id=SID, n=2, generation=1, token="t", talk=True), None, T0)
+    told(call)
+    for n in range(1, 12):
+        call.speak(SoundIn(session_id=SID, token="t", n=n), b"\0\0", at(float(n)))
+
+    assert [(event["kind"], event["at_us"]) for event in told(call)] == [
+        ("talker_alive", 2_000_000),
+        ("talker_alive", 7_000_000),
+        ("talker_alive", 12_000_000),
+    ]
+
+
+def test_dropped_sound_of_the_caller_is_told_at_most_once_a_second() -> None:
+    call = connected()
+    call.order(words.GrantToken(session_id=SID, n=2, generation=1, token="t", talk=True), None, T0)
+    for n in range(1, 151):
+        call.speak(SoundIn(session_id=SID, token="t", n=n), b"\0\0" * 480, at(n * 0.02))
+    call.tick(at(9.0))
+
+    drops = [event for event in told(call) if event["kind"] == "sound_dropped"]
+    assert sum(event["dropped_ms"] for event in drops) == 1000
+    assert len(drops) == 2
+    assert {event["direction"] for event in drops} == {"in"}
+
+
+def test_refused_sound_is_no_event() -> None:
+    call = connected()
+    told(call)
+    refused = call.speak(SoundIn(session_id=SID, token="forged", n=1), b"\0\0", T0)
+
+    assert isinstance(refused, Refused)
+    assert told(call) == []
+
+
+def test_speech_flushes_only_where_the_session_has_asked_for_it() -> None:
+    call = connected()
+    call.sound(SoundDelta("r1", "i1", 0, b"\0\0" * 24_000), T0, listened=True)
+    told(call)
+    call.marked(SpeechStarted(), b"{}", at(0.1), listened=True)
+    assert kinds(call) == ["frame"]
+
+    call.order(
+        words.ReleaseSound(session_id=SID, n=2, generation=1, flush_on_speech=True), None, T0
+    )
+    call.marked(SpeechStarted(), b"{}", at(0.2), listened=True)
+    assert kinds(call) == ["flushed", "frame"]
+
+
+def test_a_full_ring_ends_the_connection_and_loses_nothing_it_has_numbered() -> None:
+    call = connected(ring_bytes=2_000)
+    effects = [call.frame(b"x" * 500, T0) for _ in range(5)]
+    call.closed(T0, code=1000, http_status=None, reason="")
+    events = told(call)
+
+    assert [effect for one in effects for effect in one] == [
+        Count("events_lost"),
+        Count("ring_overflows"),
+        CloseSocket(1),
+        Count("events_lost"),
+    ]
+    assert [event["n"] for event in events] == [1, 2, 3, 4, 5]
+    assert (events[-1]["kind"], events[-1]["events_lost"]) == ("closed", True)

@@ -1,0 +1,78 @@
+from voicebus.services.transport.caller import Caller, Sound
+from voicebus.services.transport.outbox import (
+    HangUpNow,
+    Outbox,
+    WaitUntil,
+    Write,
+    WriteSound,
+)
+
+
+def both() -> tuple[Outbox, Caller]:
+    caller = Caller("s0-x", 2.0, 10_000)
+    caller.grant("tok", may_talk=True)
+    caller.is_released = True
+    return Outbox(caller), caller
+
+
+def test_the_sessions_frames_go_before_sound() -> None:
+    outbox, caller = both()
+    caller.take("tok", 1, b"\0\0")
+    outbox.send(4, b"frame", 0.0)
+
+    assert outbox.next(0.0) == Write(4, b"frame", True, False)
+    assert outbox.next(0.0) == WriteSound(Sound("tok", 1, b"\0\0"))
+    assert outbox.next(0.0) is None
+
+
+def test_a_frame_waits_for_the_sound_it_names_and_then_goes_before_the_rest() -> None:
+    outbox, caller = both()
+    outbox.send(4, b"commit", 0.0, token="tok", after_n=2, tell=True)
+    for n in (1, 2, 3):
+        caller.take("tok", n, b"\0\0")
+
+    done = []
+    for _ in range(4):
+        step = outbox.next(0.1)
+        done.append(step)
+        if isinstance(step, WriteSound):
+            caller.wrote(step.sound)
+
+    assert [type(step).__name__ for step in done] == [
+        "WriteSound",
+        "WriteSound",
+        "Write",
+        "WriteSound",
+    ]
+    assert done[2] == Write(4, b"commit", True, True)
+
+
+def test_what_follows_a_waiting_frame_keeps_its_place() -> None:
+    outbox, _ = both()
+    outbox.send(4, b"commit", 0.0, token="tok", after_n=1)
+    outbox.send(5, b"create", 0.1)
+
+    assert outbox.next(0.1) == WaitUntil(0.5)
+    assert outbox.next(0.5) == Write(4, b"commit", False, False)
+    assert outbox.next(0.5) == Write(5, b"create", True, False)
+
+
+def test_a_hang_up_takes_its_turn_and_waits_for_sound_as_well() -> None:
+    outbox, caller = both()
+    outbox.send(4, b"last", 0.0)
+    outbox.hang_up(5, 0.0, token="tok", after_n=1)
+
+    assert outbox.next(0.0) == Write(4, b"last", True, False)
+    assert outbox.next(0.0) == WaitUntil(0.5)
+    caller.wrote(Sound("tok", 1, b""))
+    assert outbox.next(0.0) == HangUpNow()
+
+
+def test_a_cleared_outbox_sends_nothing_and_says_how_much_that_was() -> None:
+    outbox, _ = both()
+    outbox.send(1, b"one", 0.0)
+    outbox.send(2, b"two", 0.0)
+
+    assert outbox.clear() == 2
+    assert outbox.next(9.0) is None
+    assert outbox.bytes == 0
