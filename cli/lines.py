@@ -11,7 +11,12 @@ LONGEST = 160
 
 def line(event: Event, seconds: float) -> str:
     """`  1.234  tool_call_completed       weather -> {"temperature_c": 17}`."""
-    return f"{seconds:8.3f}  {event.kind:<26} {gist(event.data)}".rstrip()
+    return f"{seconds:8.3f}  {labelled(event)}"
+
+
+def labelled(event: Event) -> str:
+    """Kind and gist."""
+    return f"{event.kind:<26} {gist(event.data)}".rstrip()
 
 
 def gist(data: Data) -> str:

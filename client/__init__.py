@@ -10,7 +10,7 @@ from voicebus.client.errors import (
     NoReply,
     SessionGone,
 )
-from voicebus.client.events import Event
+from voicebus.client.events import Event, RawEvent
 from voicebus.client.session import RealtimeSession
 from voicebus.client.sound import Heard, Sound, SoundEnd, SoundFlush
 
@@ -24,6 +24,7 @@ __all__ = [
     "Lagged",
     "NoReply",
     "NobodyAnswers",
+    "RawEvent",
     "RealtimeClient",
     "RealtimeSession",
     "SessionGone",

@@ -74,6 +74,8 @@ class RealtimeClient:
     ) -> "Joining":
         """Join a session that exists; leaving it does not end it.
 
+        Whoever joins with the right to talk is its talker from then on: its lease and the reports
+        of what was heard are his. Listeners leave `talk` out.
         `from_seq`: where its events begin here; None for only what is new.
         """
         return Joining(lambda: self._attach(session_id, rights, from_seq))
@@ -135,8 +137,10 @@ class RealtimeClient:
             raise ClientError(f"{session_id!r} is no session id (s<shard>-<26 characters>)")
         data = {"rights": list(rights)}
         opened = _opened(await self._ask(shard, "attach", data, session_id=session_id))
+        state = await self._ask(shard, "snapshot", session_id=session_id)
+        config = state.get("config", {}) if isinstance(state, dict) else {}
         session = RealtimeSession(
-            self.sockets(), self.commander, opened, config={}, from_seq=from_seq, owns=False
+            self.sockets(), self.commander, opened, config=config, from_seq=from_seq, owns=False
         )
         return await _joined(session, session.detach)
 

@@ -122,9 +122,7 @@ class Commander:
 
 def _wait_before_retry(error: CommandError | None, pause: float) -> float | None:
     """Seconds, or None where trying again does not help."""
-    if error is None or not error.retry:
+    # The session has already waited for a tool; a misspelt name does not come by waiting longer.
+    if error is None or not error.retry or error.code == "tool_unavailable":
         return None
-    if error.after_ms is not None:
-        return error.after_ms / 1000
-    # The session has already waited for the tool; a misspelt name does not come by waiting.
-    return None if error.code == "tool_unavailable" else pause
+    return pause if error.after_ms is None else error.after_ms / 1000

@@ -36,6 +36,31 @@ class Event:
         return msgspec.json.format(self.raw, indent=-1)
 
 
+@dataclass(frozen=True)
+class RawEvent:
+    """A provider's frame as it came or went; sound is replaced by its size in bytes."""
+
+    direction: str
+    """`up` from the provider, `down` to it."""
+    type: str
+    """In the provider's words."""
+    at_us: int
+    frame: dict[str, Any]
+
+
+def decode_raw(frames: list[bytes]) -> RawEvent | None:
+    """From `[header, frame]`; None for a welcome. Raises BadMessage."""
+    header = decode_object(frames[0], what="raw event")
+    if len(frames) < 2:
+        return None
+    return RawEvent(
+        direction=str(header.get("dir", "")),
+        type=str(header.get("kind", "")),
+        at_us=int(header.get("at_us", 0)),
+        frame=decode_object(frames[1], what="raw event"),
+    )
+
+
 def decode(raw: bytes) -> Event:
     """An event from its header frame. Raises BadMessage."""
     try:

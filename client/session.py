@@ -11,7 +11,7 @@ import structlog
 
 from voicebus.bus import gaps, ids, topics
 from voicebus.bus.messages import events
-from voicebus.bus.messages.base import BadMessage, decode_object, plain
+from voicebus.bus.messages.base import BadMessage, plain
 from voicebus.bus.messages.commands import (
     Opened,
     Replayed,
@@ -22,7 +22,7 @@ from voicebus.bus.messages.sound import AudioFormat
 from voicebus.bus.sockets import Sockets, Subscriber
 from voicebus.client.commands import DEADLINE_S, Commander
 from voicebus.client.errors import ClientError, NobodyAnswers, SessionGone
-from voicebus.client.events import Event
+from voicebus.client.events import Event, RawEvent, decode_raw
 from voicebus.client.events import decode as decode_event
 from voicebus.client.feed import Feed
 from voicebus.client.ring import Reader, Ring
@@ -76,7 +76,7 @@ class RealtimeSession:
         self._events: Ring[Event] = Ring("events", EVENTS_KEPT, number=lambda event: event.seq)
         self._sound: Ring[Heard] = Ring("sound", SOUND_KEPT_BYTES, cost=_size)
         self._sound_claimed = False
-        self._raw: Ring[dict[str, Any]] | None = None
+        self._raw: Ring[RawEvent] | None = None
         self._healed: list[gaps.Missing] = []
         self._voice = Voice(lambda: sockets, self.id, opened.token, opened.audio_in)
         self._voice.format = config.get("input_audio_format", "pcm16")
@@ -292,8 +292,8 @@ class RealtimeSession:
         first, self._sound_claimed = not self._sound_claimed, True
         return self._sound.reader(from_now=not first)
 
-    def raw_events(self) -> Reader[dict[str, Any]]:
-        """The provider's own frames from now on, as `{dir, kind, data, …}`; sound is left out."""
+    def raw_events(self) -> Reader[RawEvent]:
+        """The provider's own frames from now on, in both directions; sound is left out."""
         if self._raw is None:
             self._raw = Ring("raw events", RAW_KEPT)
             if self._events.is_ended:
@@ -374,12 +374,12 @@ class RealtimeSession:
         if self._raw is None or len(frames) < 2:
             return
         try:
-            frame = decode_object(frames[1], what="raw event")
+            event = decode_raw(frames[1:])
         except BadMessage as error:
             log.warning("raw.dropped", session_id=self.id, why=str(error))
             return
-        if frame.get("kind") != "welcome":
-            self._raw.put(frame)
+        if event is not None:
+            self._raw.put(event)
 
     def _sound_frames(self, frames: list[bytes]) -> None:
         try:

@@ -117,10 +117,10 @@ class FakeCell:
             if not lost:
                 self.send(topic, raw)
 
-    def send(self, topic: bytes, raw: bytes) -> None:
-        """A frame as it is, on the events socket; nothing if the process is dead."""
+    def send(self, topic: bytes, *frames: bytes) -> None:
+        """Frames as they are, on the events socket; nothing if the process is dead."""
         if self._events is not None:
-            self._events.publish(topic, [raw])
+            self._events.publish(topic, frames)
 
     def repeat(self, session_id: str, seq: int) -> None:
         """An event once more, as after a restart."""

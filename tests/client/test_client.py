@@ -245,14 +245,16 @@ async def test_raw_events_are_subscribed_when_somebody_reads_them(
 ) -> None:
     async with client.connect() as session:
         raw = session.raw_events()
-        frame = b'{"kind":"response.done","dir":"in","data":{}}'
+        header = b'{"kind":"response.done","dir":"up"}'
         topic = f"raw/{session.id}/response.done".encode()
         reading = asyncio.ensure_future(anext(raw))
         while not reading.done():
-            cell.send(topic, frame)
+            cell.send(topic, header, b'{"type":"response.done"}')
             await asyncio.sleep(0)
 
-    assert (await reading)["dir"] == "in"
+    event = await reading
+    assert (event.direction, event.type) == ("up", "response.done")
+    assert event.frame == {"type": "response.done"}
 
 
 def _head(session_id: str) -> bytes:
