@@ -44,10 +44,10 @@ def jsgf() -> str:
     cities = " | ".join(city.lower() for city in CITIES)
     return f"""#JSGF V1.0;
 grammar requests;
-public <request> = [hello | hey] [please] <clause> [and [then] <clause>] [please];
+public <request> = [hello] [please] <clause> [and [then] <clause>] [please];
 <clause> = <weather> | <time> | <story> | <search> | <burn> | <crash> | <stop> | <talk>;
 <city> = {cities};
-<weather> = (what is | what's | how is | tell me | and) the (weather | temperature) [like]
+<weather> = (what is | what's | how is | tell me) the (weather | temperature) [like]
     (in | for) <city> [today | now | and in <city> | and <city>]
     | will it rain in <city> [today | tomorrow];
 <time> = what time is it [now | in <city>] | what is the time [in <city>] | tell me the time;

@@ -105,7 +105,8 @@ class Decoder:
             return free[0] if free else ""
         if free is not None and free[0] and free[1] > expected[1]:
             return free[0]
-        return expected[0]
+        # A breath at the end is sometimes taken for the beginning of a second request.
+        return expected[0].removesuffix(" then").removesuffix(" and")
 
     def _search(self, name: str, pcm: bytes) -> tuple[str, float] | None:
         self._decoder.activate_search(name)

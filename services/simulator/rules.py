@@ -56,6 +56,10 @@ def _reply(text: str, tools: Sequence[Mapping[str, Any]]) -> Plan:
         return Plan((Say("I am sorry, I did not understand that. Please say it again."),))
     if re.fullmatch(r"\s*(please )?(stop|be quiet|wait|enough)( (it|now|please|that))*\s*", lower):
         return Plan((Say(STOPPED),))
+    if found := re.match(
+        r"\s*(?:please )?(?:say|repeat)\b(?: after me)?:?\s+(.+)", text, re.I | re.S
+    ):
+        return Plan((Say(found[1].strip()),))
     parts: list[Say | Call] = []
     if re.search(r"\bstory\b|\btale\b", lower):
         parts.append(Say(STORY))
@@ -66,10 +70,6 @@ def _reply(text: str, tools: Sequence[Mapping[str, Any]]) -> Plan:
         return Plan(tuple(parts))
     if re.match(r"\s*(hello|hi|hey|good (morning|evening|day))\b", lower):
         return Plan((Say(GREETING),))
-    if found := re.match(
-        r"\s*(?:please )?(?:say|repeat)\b(?: after me)?:?\s+(.+)", text, re.I | re.S
-    ):
-        return Plan((Say(found[1].strip()),))
     if re.search(r"\bcount to (ten|10)\b", text.lower()):
         return Plan((Say("One, two, three, four, five, six, seven, eight, nine, ten."),))
     if re.search(r"\bthank(s| you)\b", lower):

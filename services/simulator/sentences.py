@@ -147,6 +147,7 @@ def _taken_by(values: dict[str, Any], wanted: Any) -> Any:
 
 def _ended(text: str) -> str:
     text = text.strip()
+    text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
