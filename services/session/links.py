@@ -1,5 +1,6 @@
 """The session process's end of the link: one dealer per transport, and what to say on it."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 import structlog
@@ -13,6 +14,7 @@ from voicebus.bus.sockets import Frames, Sent, Sockets
 log = structlog.get_logger("session.link")
 
 QUEUE = 5000
+REGREET_S = 0.2
 _up: Codec[link.ANY_UP] = Codec(link.ANY_UP, what="link from the transport")
 
 
@@ -34,7 +36,8 @@ class TransportLink:
         self.transport = transport
         self.audio_in = endpoints.audio_in(transport)
         self.audio_out = endpoints.audio_out(transport)
-        self.peer_inc = ""
+        self._loop = asyncio.get_running_loop()
+        self._greeted_at = 0.0
         self._shard = shard
         self._inc = inc
         self._heads = heads
@@ -48,6 +51,7 @@ class TransportLink:
 
     def hello(self) -> None:
         """Introduce this process and what it has journaled."""
+        self._greeted_at = self._loop.time()
         heads = dict(self._heads(self.transport))
         self.send(link.Hello(shard=self._shard, inc=self._inc, sessions=heads))
 
@@ -69,8 +73,8 @@ class TransportLink:
             log.warning("link.refused", transport=self.transport, why=str(error))
             return
         if isinstance(message, link.LinkReset):
-            self.hello()
+            # Each message that was queued for a restarted transport draws one of these.
+            if self._loop.time() - self._greeted_at > REGREET_S:
+                self.hello()
             return
-        if isinstance(message, link.LinkWelcome):
-            self.peer_inc = message.inc
         self._received(self.transport, message, payload)

@@ -1,0 +1,140 @@
+"""What was committed is there again; what was not is not."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from voicebus.services.session.journal import Commit, Journal, JournalUnusable, StoredReply
+
+LEDGER = b'{"seq":2,"heads":{},"down_n":1,"up_n":0}'
+
+
+def commit(**fields: object) -> Commit:
+    base = {"session_id": "s0-a", "created_us": 1, "ledger": LEDGER}
+    return Commit(**{**base, **fields})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "session-0.db"
+
+
+def test_a_live_conversation_is_found_again(path: Path) -> None:
+    journal = Journal(path)
+    journal.write(
+        [
+            commit(
+                inputs=[(1, b"i1"), (2, b"i2")],
+                events=[(1, b"e1"), (2, b"e2")],
+                outbox=[(1, b"h1", b"p1"), (2, b"h2", None)],
+            )
+        ]
+    )
+    journal.close()
+
+    (stored,) = Journal(path).live()
+
+    assert stored.session_id == "s0-a"
+    assert stored.inputs == [(1, b"i1"), (2, b"i2")]
+    assert stored.outbox == [(1, b"h1", b"p1"), (2, b"h2", None)]
+    assert stored.ledger["seq"] == 2
+
+
+def test_a_snapshot_stands_for_the_inputs_before_it(path: Path) -> None:
+    journal = Journal(path)
+    journal.write([commit(inputs=[(1, b"i1"), (2, b"i2")])])
+    journal.write([commit(inputs=[(3, b"i3")], snapshot=(2, "1.0", b"state"))])
+
+    (stored,) = journal.live()
+
+    assert stored.snapshot == (2, "1.0", b"state")
+    assert stored.inputs == [(3, b"i3")]
+
+
+def test_what_the_transport_has_done_leaves_the_outbox(path: Path) -> None:
+    journal = Journal(path)
+    journal.write([commit(outbox=[(1, b"h1", None), (2, b"h2", None)])])
+    journal.write([commit(delivered=1)])
+
+    assert journal.live()[0].outbox == [(2, b"h2", None)]
+
+
+def test_an_ended_conversation_is_not_live_but_can_be_read(path: Path) -> None:
+    journal = Journal(path)
+    journal.write([commit(events=[(1, b"e1"), (2, b"e2")], ended_us=9)])
+
+    assert journal.live() == []
+    assert journal.events("s0-a", 1, None, 200) == [b"e1", b"e2"]
+    assert journal.last_seq("s0-a") == 2
+    assert journal.last_seq("s0-b") is None
+
+
+def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
+    journal = Journal(path)
+    broken = commit(session_id="s0-b", events=[(1, object())])
+
+    with pytest.raises(sqlite3.Error):
+        journal.write([commit(events=[(1, b"e1")]), broken])
+
+    assert journal.live() == []
+    journal.write([commit(events=[(1, b"e1")])])
+    assert len(journal.live()) == 1
+
+
+def test_retention_leaves_no_word_of_an_old_conversation(path: Path) -> None:
+    journal = Journal(path)
+    reply = StoredReply("s0-a", "send_text", "c1", b"h", b"secret words", 5)
+    journal.write(
+        [
+            commit(
+                inputs=[(1, b"secret words")],
+                events=[(1, b"secret words")],
+                outbox=[(1, b"h", b"secret words")],
+                replies=[reply],
+                snapshot=(0, "1", b"secret words"),
+                ended_us=5,
+            ),
+            commit(session_id="s0-live", events=[(1, b"kept")]),
+        ]
+    )
+
+    journal.prune(ended_before_us=6, replies_before_us=6)
+
+    tables = ("sessions", "inputs", "events", "outbox", "replies", "snapshots")
+    sql = sqlite3.connect(path)
+    left = {t: sql.execute(f"select count(*) from {t}").fetchone()[0] for t in tables}
+    sql.close()
+    assert left == {
+        "sessions": 1,
+        "inputs": 0,
+        "events": 1,
+        "outbox": 0,
+        "replies": 0,
+        "snapshots": 0,
+    }
+
+
+def test_the_file_is_closed_to_others(path: Path) -> None:
+    Journal(path)
+
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_newer_file_is_refused_with_both_versions(path: Path) -> None:
+    Journal(path).close()
+    sql = sqlite3.connect(path)
+    sql.execute("update meta set value = '99' where key = 'schema'")
+    sql.commit()
+    sql.close()
+
+    with pytest.raises(JournalUnusable, match="schema 99, this one knows 1"):
+        Journal(path)
+
+
+def test_a_file_that_is_no_database_is_named(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database, it is a letter to a friend" * 100)
+
+    with pytest.raises(JournalUnusable, match=r"session-0\.db cannot be used"):
+        Journal(path)
