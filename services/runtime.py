@@ -250,7 +250,7 @@ def _logs(level: str) -> None:
     if number is None:
         raise loader.BadSettings(f"log_level={level!r}: use debug, info, warning or error")
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer()
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
         if sys.stdout.isatty()
         else structlog.processors.JSONRenderer()
     )
@@ -259,7 +259,10 @@ def _logs(level: str) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks
+            # Never with local variables: they hold what people said, and keys.
+            structlog.processors.ExceptionRenderer(
+                structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+            )
             if not sys.stdout.isatty()
             else structlog.dev.set_exc_info,
             renderer,

@@ -1,0 +1,182 @@
+"""The shell of one conversation: numbers, work for the commit, and recovery by folding."""
+
+import msgspec
+import pytest
+
+from voicebus.bus.messages import link
+from voicebus.bus.messages.commands import SessionConfig
+from voicebus.bus.messages.events import EventHeader
+from voicebus.bus.messages.work import SubmitCall, ToolSpec
+from voicebus.services.session.conversation import Conversation, Work
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.journal import Stored
+from voicebus.services.session.providers.openai import OpenAI
+
+SESSION = "s0-00000000000000000000000000"
+DOWN = msgspec.json.Decoder(link.ANY_DOWN)
+WEATHER = ToolSpec(name="get_weather", parameters={"type": "object"}, effects="none")
+
+
+def conversation(inc: str = "inc-1") -> Conversation:
+    return Conversation(SESSION, OpenAI(), inc, ring=100, created_us=1)
+
+
+def requested(now_us: int = 1) -> i.SessionRequested:
+    return i.SessionRequested(
+        now_us=now_us,
+        command_id="open-1",
+        session_id=SESSION,
+        config=SessionConfig(),
+        tools=[WEATHER],
+        transport=0,
+        token="t",
+        vendor="openai",
+        model="m",
+        opened={},
+    )
+
+
+def opened(one: Conversation) -> None:
+    for event in (
+        requested(),
+        i.ProviderConnected(now_us=2, generation=1),
+        i.ProviderSessionCreated(now_us=3),
+        i.ProviderSessionUpdated(now_us=4, session={}),
+    ):
+        one.feed(event, event.now_us)
+
+
+def calling(one: Conversation) -> None:
+    item = i.Item(
+        item_id="f1",
+        type="function_call",
+        status="completed",
+        call_id="c1",
+        name="get_weather",
+        arguments='{"city":"Berlin"}',
+    )
+    for event in (
+        i.ResponseStarted(now_us=5, response_id="r1"),
+        i.OutputItemAdded(now_us=6, response_id="r1", output_index=0, item=item),
+        i.OutputItemDone(now_us=7, response_id="r1", output_index=0, item=item),
+        i.ResponseDone(now_us=8, response_id="r1", status="completed"),
+    ):
+        one.feed(event, event.now_us)
+
+
+def stored(works: list[Work]) -> Stored:
+    """What a journal would give back after these commits."""
+    last = works[-1].commit
+    snapshots = [work.commit.snapshot for work in works if work.commit.snapshot]
+    snapshot = snapshots[-1] if snapshots else None
+    begin = snapshot[0] if snapshot else 0
+    return Stored(
+        SESSION,
+        1,
+        msgspec.json.decode(last.ledger),
+        snapshot,
+        [row for work in works for row in work.commit.inputs if row[0] > begin],
+        [row for work in works for row in work.commit.outbox if row[0] > last.delivered],
+    )
+
+
+def test_everything_decided_is_in_the_commit_before_it_goes_out() -> None:
+    one = conversation()
+    opened(one)
+
+    work = one.take_work()
+
+    assert [number for number, _ in work.commit.inputs] == [1, 2, 3, 4]
+    assert [event.kind for event in work.events] == ["session_opened"]
+    assert [seq for seq, _ in work.commit.events] == [1]
+    kinds = [type(DOWN.decode(header)).__name__ for _, header, _ in work.down]
+    assert kinds == ["GrantToken", "Dial", "SendFrame", "ReleaseSound"]
+    assert [n for n, _, _ in work.down] == [n for n, _, _ in work.commit.outbox] == [1, 2, 3, 4]
+
+
+def test_frames_down_are_kept_until_the_transport_has_done_them() -> None:
+    one = conversation()
+    opened(one)
+
+    one.acknowledged(3)
+
+    assert sorted(one.outbox) == [4]
+    assert one.take_work().commit.delivered == 3
+
+
+def test_a_successor_folds_to_the_same_state_and_goes_on_counting() -> None:
+    one = conversation()
+    opened(one)
+    calling(one)
+    work = one.take_work()
+    two = conversation("inc-2")
+
+    two.recover(stored([work]))
+
+    assert two.state == one.state
+    assert two.outbox == one.outbox
+    two.feed(i.ToolEnded(now_us=9, call_id="c1", status="ok", result=21), 9)
+    kinds = [(event.seq, event.kind) for event in two.take_work().events]
+    last = work.events[-1].seq
+    assert kinds == [(last + 1, "tool_call_completed"), (last + 2, "tool_batch_submitted")]
+
+
+def test_a_successor_may_begin_at_a_snapshot() -> None:
+    one = conversation()
+    opened(one)
+    first = one.take_work()
+    one.take_snapshot()
+    calling(one)
+    second = one.take_work()
+    two = conversation("inc-2")
+
+    two.recover(stored([first, second]))
+
+    assert two.state == one.state
+
+
+def test_open_calls_are_submitted_again_with_what_is_left_of_their_time() -> None:
+    one = conversation()
+    opened(one)
+    calling(one)
+
+    (again,) = one.open_pool_calls(now_us=8 + 5_000_000)
+
+    assert isinstance(again, SubmitCall)
+    assert (again.call_id, again.resubmit, again.args) == ("c1", True, {"city": "Berlin"})
+    assert again.budget_ms == (20 + 3) * 1000 - 5000
+
+
+def test_a_core_that_raises_ends_this_conversation_only_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = conversation()
+    opened(one)
+    one.take_work()
+
+    def poisoned(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr("voicebus.services.session.conversation.step", poisoned)
+    one.feed(i.SpeechStarted(now_us=5, at_ms=0), 5)
+
+    work = one.take_work()
+    kinds = [event.kind for event in work.events]
+    assert kinds == ["error", "session_closed"]
+    closed = msgspec.json.decode(work.events[-1].header, type=EventHeader)
+    assert isinstance(closed.data, dict)
+    assert "SpeechStarted" in closed.data["message"]
+    assert work.commit.ended_us == 5
+    assert isinstance(DOWN.decode(work.down[-1][1]), link.HangUp)
+
+
+def test_a_command_that_still_waits_is_known_after_recovery() -> None:
+    one = conversation()
+    one.feed(requested(), 1)
+    early = i.Commanded(now_us=2, command_id="c1", command="send_text", data={"text": "hi"})
+    one.feed(early, 2)
+    two = conversation("inc-2")
+
+    two.recover(stored([one.take_work()]))
+
+    assert two.waiting_commands() == [("send_text", "c1")]
