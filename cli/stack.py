@@ -246,7 +246,7 @@ def _show(
     for name in expected:
         state = states.get(name)
         if state is None:
-            text = f"waiting for {name}: it has not spoken yet"
+            text = f"waiting for {name}"
         elif state.state == "ready":
             text = f"{name} is ready"
         else:

@@ -1,0 +1,326 @@
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+import zmq
+
+from voicebus.bus import testing
+from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.sockets import CancelWatch, Route, Sent, Sockets
+
+Mail = asyncio.Queue[Sequence[bytes]]
+T = TypeVar("T")
+PATIENCE_S = 10
+
+
+@pytest.fixture
+async def endpoints() -> AsyncIterator[Endpoints]:
+    with testing.run_folder() as folder:
+        yield Endpoints(folder)
+
+
+@pytest.fixture
+async def sockets(endpoints: Endpoints) -> AsyncIterator[Sockets]:
+    with Sockets() as opened:
+        yield opened
+
+
+async def next_of(mail: asyncio.Queue[T]) -> T:
+    async with asyncio.timeout(PATIENCE_S):
+        return await mail.get()
+
+
+async def test_a_dealer_and_a_router_talk_both_ways(sockets: Sockets, endpoints: Endpoints) -> None:
+    replies: Mail = asyncio.Queue()
+
+    def echo(route: Route, frames: Sequence[bytes]) -> None:
+        assert router.send(route, [b"again", *frames]) is Sent.OK
+
+    router = sockets.router(endpoints.commands(0), echo)
+    dealer = sockets.dealer(endpoints.commands(0), replies.put_nowait, name="me")
+
+    assert dealer.send([b"one", b"two"]) is Sent.OK
+
+    assert await next_of(replies) == [b"again", b"one", b"two"]
+
+
+async def test_a_req_socket_of_any_language_is_answered_through_its_empty_frame(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    def echo(route: Route, frames: Sequence[bytes]) -> None:
+        router.send(route, frames)
+
+    router = sockets.router(endpoints.commands(0), echo)
+
+    def ask() -> list[bytes]:
+        with zmq.Context() as context, context.socket(zmq.REQ) as req:
+            req.setsockopt(zmq.LINGER, 0)
+            req.setsockopt(zmq.RCVTIMEO, PATIENCE_S * 1000)
+            req.connect(endpoints.commands(0))
+            req.send_multipart([b"hello"])
+            return req.recv_multipart()
+
+    assert await asyncio.to_thread(ask) == [b"hello"]
+
+
+async def test_messages_to_a_peer_that_comes_later_wait_for_it(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    arrived: Mail = asyncio.Queue()
+    dealer = sockets.dealer(endpoints.commands(0), lambda frames: None, name="me")
+    for n in range(3):
+        assert dealer.send([b"%d" % n]) is Sent.OK
+
+    sockets.router(endpoints.commands(0), lambda route, frames: arrived.put_nowait(frames))
+
+    assert [await next_of(arrived) for _ in range(3)] == [[b"0"], [b"1"], [b"2"]]
+
+
+async def test_a_peer_that_is_gone_is_an_answer_and_not_a_silence(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    routes: asyncio.Queue[Route] = asyncio.Queue()
+    gone = asyncio.Event()
+    router = sockets.router(endpoints.commands(0), lambda route, frames: routes.put_nowait(route))
+    dealer = sockets.dealer(endpoints.commands(0), lambda frames: None, name="me")
+    dealer.send([b"hello"])
+    route = await next_of(routes)
+
+    dealer.close()
+
+    def look() -> None:
+        if router.send(route, [b"still there?"]) is Sent.GONE:
+            gone.set()
+        else:
+            asyncio.get_running_loop().call_later(0.01, look)
+
+    look()
+    async with asyncio.timeout(PATIENCE_S):
+        await gone.wait()
+
+
+async def test_a_full_queue_is_an_answer_and_nothing_blocks(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    dealer = sockets.dealer(endpoints.commands(0), lambda frames: None, name="me", queue=5)
+
+    answers = [dealer.send([b"x"]) for _ in range(10)]
+
+    assert answers == [Sent.OK] * 5 + [Sent.FULL] * 5
+
+
+async def test_what_is_sent_on_a_closed_socket_goes_nowhere(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    dealer = sockets.dealer(endpoints.commands(0), lambda frames: None, name="me")
+    dealer.close()
+    dealer.close()
+
+    assert dealer.send([b"x"]) is Sent.GONE
+
+
+async def test_a_publisher_sees_each_subscription_and_answers_it(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    heard: Mail = asyncio.Queue()
+    publisher = sockets.publisher(
+        endpoints.events(0), lambda topic: publisher.publish(topic, [b"welcome"])
+    )
+
+    sockets.subscriber([endpoints.events(0)], [b"event/s0/"], heard.put_nowait)
+    assert await next_of(heard) == [b"event/s0/", b"welcome"]
+    sockets.subscriber([endpoints.events(0)], [b"event/s0/"], heard.put_nowait)
+
+    # To the second as well, though the topic is not new; the first hears it again.
+    assert [await next_of(heard) for _ in range(2)] == [[b"event/s0/", b"welcome"]] * 2
+
+
+async def test_only_what_was_subscribed_arrives(sockets: Sockets, endpoints: Endpoints) -> None:
+    heard: Mail = asyncio.Queue()
+    publisher = sockets.publisher(
+        endpoints.events(0), lambda topic: publisher.publish(topic, [b"welcome"])
+    )
+    sockets.subscriber([endpoints.events(0)], [b"event/s1/"], heard.put_nowait)
+    await next_of(heard)
+
+    for topic in (b"event/s11/a", b"event/s1/a", b"cancel/s1/a", b"event/s1/b"):
+        publisher.publish(topic, [b"{}"])
+
+    assert [(await next_of(heard))[0] for _ in range(2)] == [b"event/s1/a", b"event/s1/b"]
+
+
+async def test_a_publisher_knows_whether_somebody_wants_a_topic(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    changed: asyncio.Queue[bytes] = asyncio.Queue()
+    publisher = sockets.publisher(endpoints.events(0), changed.put_nowait)
+    assert not publisher.wanted(b"raw/s1/response.done")
+
+    subscriber = sockets.subscriber([endpoints.events(0)], [b"raw/s1/"], lambda frames: None)
+    assert await next_of(changed) == b"raw/s1/"
+
+    assert publisher.wanted(b"raw/s1/response.done")
+    assert not publisher.wanted(b"raw/s2/response.done")
+    subscriber.unsubscribe(b"raw/s1/")
+    subscriber.subscribe(b"raw/s3/")
+    assert await next_of(changed) == b"raw/s3/"
+    assert not publisher.wanted(b"raw/s1/response.done")
+
+
+async def test_a_topic_stays_wanted_until_its_last_subscriber_leaves(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    changed: asyncio.Queue[bytes] = asyncio.Queue()
+    publisher = sockets.publisher(endpoints.events(0), changed.put_nowait)
+    first = sockets.subscriber([endpoints.events(0)], [b"raw/"], lambda frames: None)
+    second = sockets.subscriber([endpoints.events(0)], [b"raw/"], lambda frames: None)
+    assert [await next_of(changed) for _ in range(2)] == [b"raw/", b"raw/"]
+
+    first.unsubscribe(b"raw/")
+    first.subscribe(b"mark/1")
+    assert await next_of(changed) == b"mark/1"
+    assert publisher.wanted(b"raw/x")
+
+    second.unsubscribe(b"raw/")
+    second.subscribe(b"mark/2")
+    assert await next_of(changed) == b"mark/2"
+    assert not publisher.wanted(b"raw/x")
+
+
+async def test_a_flood_on_one_socket_does_not_starve_the_others(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    flood, quiet, floods_before = 3000, asyncio.Event(), 0
+    done = asyncio.Event()
+    seen = 0
+
+    def flooded(route: Route, frames: Sequence[bytes]) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            # From here on both have something to do; a drain without bound would never let go.
+            asyncio.get_running_loop().call_soon(note)
+        if seen == flood:
+            done.set()
+
+    def note() -> None:
+        nonlocal floods_before
+        floods_before = seen
+        quiet.set()
+
+    dealer = sockets.dealer(endpoints.commands(0), lambda frames: None, name="me", queue=flood)
+    for _ in range(flood):
+        assert dealer.send([b"x"]) is Sent.OK
+    sockets.router(endpoints.commands(0), flooded, queue=flood)
+
+    async with asyncio.timeout(PATIENCE_S):
+        await quiet.wait()
+        await done.wait()
+    assert floods_before <= 64
+    assert seen == flood
+
+
+async def test_an_exception_in_a_handler_is_told_to_the_owner(endpoints: Endpoints) -> None:
+    told: asyncio.Queue[Exception] = asyncio.Queue()
+
+    def bug(route: Route, frames: Sequence[bytes]) -> None:
+        raise RuntimeError("a bug")
+
+    with Sockets(failed=told.put_nowait) as sockets:
+        sockets.router(endpoints.commands(0), bug)
+        sockets.dealer(endpoints.commands(0), lambda frames: None, name="me").send([b"x"])
+        error = await next_of(told)
+
+    assert str(error) == "a bug"
+
+
+async def test_a_handler_may_close_its_own_socket(sockets: Sockets, endpoints: Endpoints) -> None:
+    closed = asyncio.Event()
+
+    def close(frames: Sequence[bytes]) -> None:
+        dealer.close()
+        closed.set()
+
+    def answer(route: Route, frames: Sequence[bytes]) -> None:
+        for _ in range(3):
+            router.send(route, [b"x"])
+
+    router = sockets.router(endpoints.commands(0), answer)
+    dealer = sockets.dealer(endpoints.commands(0), close, name="me")
+    dealer.send([b"hello"])
+
+    async with asyncio.timeout(PATIENCE_S):
+        await closed.wait()
+
+
+async def test_after_closing_no_socket_file_is_left(endpoints: Endpoints) -> None:
+    with Sockets() as sockets:
+        sockets.router(endpoints.commands(0), lambda route, frames: None)
+        sockets.publisher(endpoints.events(0))
+        assert len(list(endpoints.run_dir.iterdir())) == 2
+
+    assert list(endpoints.run_dir.iterdir()) == []
+
+
+async def test_a_folder_that_is_not_there_is_named(sockets: Sockets, endpoints: Endpoints) -> None:
+    nowhere = Endpoints(endpoints.run_dir / "nowhere")
+
+    with pytest.raises(OSError, match=r"cannot bind ipc://.*/nowhere/.*is the run folder there"):
+        sockets.router(nowhere.commands(0), lambda route, frames: None)
+
+
+async def test_a_cancel_is_seen_by_polling_without_a_loop(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    subscribed = asyncio.Event()
+    publisher = sockets.publisher(endpoints.events(0), lambda topic: subscribed.set())
+    watch = CancelWatch([endpoints.events(0)])
+    try:
+        assert watch.poll() == []
+        async with asyncio.timeout(PATIENCE_S):
+            await subscribed.wait()
+        publisher.publish(b"event/s1/x", [b"not for it"])
+        publisher.publish(b"cancel/s1/interrupt", [b"{}"])
+
+        assert await asyncio.to_thread(_poll_until_something, watch) == [
+            [b"cancel/s1/interrupt", b"{}"]
+        ]
+        assert watch.poll() == []
+    finally:
+        watch.close()
+
+
+def _poll_until_something(watch: CancelWatch) -> list[list[bytes]]:
+    poller = zmq.Poller()
+    poller.register(watch.fd, zmq.POLLIN)
+    while not (found := watch.poll()):
+        assert poller.poll(PATIENCE_S * 1000)
+    return found
+
+
+async def test_a_dealers_name_is_another_at_each_start(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    routes: asyncio.Queue[Route] = asyncio.Queue()
+    sockets.router(endpoints.commands(0), lambda route, frames: routes.put_nowait(route))
+    for _ in range(2):
+        sockets.dealer(endpoints.commands(0), lambda frames: None, name="host-0").send([b"x"])
+
+    first, second = await next_of(routes), await next_of(routes)
+
+    assert first != second
+    assert first[0].startswith(b"host-0.")
+    assert second[0].startswith(b"host-0.")
+
+
+def test_the_helpers_of_tests_find_what_is_left(tmp_path: Path) -> None:
+    (tmp_path / "session-0.lock").touch()
+    (tmp_path / "provider.key").touch()
+    (tmp_path / "session-0.log").touch()
+
+    assert testing.left_behind(tmp_path) == [
+        f"file {tmp_path / 'provider.key'}",
+        f"lock {tmp_path / 'session-0.lock'}",
+    ]
