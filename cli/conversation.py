@@ -21,6 +21,10 @@ FIRST_ANSWER_S = 3.0
 FAREWELL_S = 1.0
 
 
+class TimedOut(Problem):
+    """What was waited for did not come in time."""
+
+
 class Conversation:
     """One session, its player and its events. Leaving its `async with` closes the session."""
 
@@ -43,10 +47,15 @@ class Conversation:
         """The command whose failure is the turn's."""
         self._refused: dict[str, str] = {}
         """What the provider said against a command, which may come before its reply does."""
+        self.has_spoken = False
+        """Whether the provider has heard the caller's voice."""
         self._opened = False
         self._failure: str | None = None
         self._last_error: str | None = None
-        self._playback = Playback(session, heard=heard, came=came, settled=self._changed.set)
+        self._heard = heard
+        self._playback = Playback(
+            session, heard=self._on_heard, came=came, settled=self._changed.set
+        )
         self._watching: asyncio.Task[None] | None = None
 
     async def opened(self) -> None:
@@ -62,7 +71,8 @@ class Conversation:
         self.turns = expect(self.turns)
         cause = await say()
         self._cause = cause if isinstance(cause, str) else None
-        await self.until(lambda: self.turns.is_quiet and self.turns.last is not before, "an answer")
+        what = "an answer" if cause is not None else "an answer to what was spoken"
+        await self.until(lambda: self.turns.is_quiet and self.turns.last is not before, what)
         await self.until(lambda: self._playback.is_quiet, "the answer to be heard to its end")
         self._check_last()
 
@@ -76,7 +86,7 @@ class Conversation:
                 raise Problem(failure)
             if loop.time() >= end:
                 seen = f"; the last error was {self._last_error}" if self._last_error else ""
-                raise Problem(f"waited {self._timeout_s:g} s for {what}{seen} (longer: --timeout)")
+                raise TimedOut(f"waited {self._timeout_s:g} s for {what}{seen}")
             self._changed.clear()
             change = asyncio.create_task(self._changed.wait())
             await asyncio.wait([change], timeout=end - loop.time())
@@ -114,11 +124,17 @@ class Conversation:
                 self._fail(str(error))
                 return
 
+    def _on_heard(self, played: Played) -> None:
+        self._heard(played)
+        self._changed.set()
+
     def _note(self, event: Event) -> None:
         self.turns = fold(self.turns, event.data)
         match event.data:
             case events.SessionOpened():
                 self._opened = True
+            case events.UserSpeechStarted():
+                self.has_spoken = True
             case events.SessionClosed(reason=reason, message=message):
                 why = message or self._last_error or reason
                 self._fail(f"the session was closed ({reason}): {why}")

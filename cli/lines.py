@@ -75,7 +75,11 @@ def gist(data: Data) -> str:
 
 def shown(value: Any) -> str:
     """One line of at most 160 characters, quoted like JSON."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    return shortened(json.dumps(value, ensure_ascii=False, default=str))
+
+
+def shortened(text: str) -> str:
+    """At most 160 characters."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 

@@ -13,7 +13,7 @@ import typer
 
 from voicebus.bus.endpoints import Endpoints
 from voicebus.cli import folders, lines
-from voicebus.cli.conversation import Conversation, client_of, settings
+from voicebus.cli.conversation import Conversation, TimedOut, client_of, settings
 from voicebus.cli.options import RunDir
 from voicebus.cli.problems import Problem
 from voicebus.client import Event
@@ -111,7 +111,12 @@ async def hold(
             if wish.recording is not None:
                 # Silence follows the recording, so that the provider hears that it has ended.
                 async with Microphone(session) as microphone:
-                    await talking.turn(partial(microphone.say, wish.recording))
+                    try:
+                        await talking.turn(partial(microphone.say, wish.recording))
+                    except TimedOut as error:
+                        if talking.has_spoken:
+                            raise
+                        raise Problem(f"{error}: the provider heard no voice in it") from None
 
 
 def json_line(event: Event) -> None:

@@ -151,7 +151,7 @@ async def test_silence_ends_with_a_timeout_that_says_what_was_waited_for(
 ) -> None:
     cell()
 
-    with pytest.raises(Problem, match=r"waited 0\.1 s for an answer \(longer: --timeout\)"):
+    with pytest.raises(Problem, match=r"waited 0\.1 s for an answer$"):
         await held(run_dir, Wish(texts=("Hello",), timeout_s=0.1))
 
 
