@@ -13,6 +13,7 @@ Exit codes: 0 stopped as asked · 1 failed · 2 bad settings · 3 another proces
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -21,7 +22,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Generic, Literal, NoReturn, TypeVar
+from typing import Generic, Literal, NoReturn, TextIO, TypeVar, cast
 
 import structlog
 import uvloop
@@ -268,8 +269,29 @@ def _logs(level: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _LogOutput())),
         cache_logger_on_first_use=True,
     )
+
+
+class _LogOutput:
+    """Standard output without a buffer, for log lines: what cannot be written is lost, and no more.
+
+    When supervisord is killed the pipe is broken, and a log line must not stop the stopping; when
+    it is frozen the pipe fills up, and no service may wait for it.
+    """
+
+    def __init__(self) -> None:
+        with contextlib.suppress(OSError):
+            if stat.S_ISFIFO(os.fstat(1).st_mode):
+                os.set_blocking(1, False)
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(1, text.encode("utf-8", "backslashreplace"))
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
 
 def _exit(code: int, who: str, text: str) -> NoReturn:

@@ -69,3 +69,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             for name, lines in one.logs().items():
                 report.sections.append((f"{name}.log of {one.run_dir}", "\n".join(lines)))
     return report
+
+
+@pytest.fixture(scope="module")
+def start_shared_stack() -> Iterator[StartStack]:
+    """As start_stack, for cells that all tests of a module share."""
+    with contextlib.ExitStack() as cells:
+
+        def start(**what: Any) -> Stack:
+            return cells.enter_context(_stack(**what))
+
+        yield start

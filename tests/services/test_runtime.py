@@ -268,3 +268,16 @@ def test_a_file_is_no_run_folder(run_dir: Path) -> None:
 
     with pytest.raises(BadRunFolder, match="is a file"):
         prepare_folder(run_dir / "file")
+
+
+def test_a_service_stops_though_nobody_reads_its_log_any_more(spawn: Spawn, run_dir: Path) -> None:
+    process = spawn("ready")
+    state(run_dir, is_ready)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    process.stderr.close()
+
+    process.terminate()
+
+    assert process.wait(20) == 0
