@@ -37,7 +37,7 @@ def current_time(timezone: str = "UTC") -> dict[str, str]:
 
 @tool(effects="none", timeout_s=5)
 def get_weather(city: str) -> dict[str, Any]:
-    """Look up today's weather in a city.
+    """Look up today's weather in a city; temperatures are in degrees Celsius.
 
     Args:
         city: the city's English name

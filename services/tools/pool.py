@@ -61,7 +61,7 @@ class PoolSettings:
     limits: runner.Limits
     runners: int = 4
     async_calls: int = 16
-    stderr_bytes: int = 8 * 1024
+    stderr_bytes: int = 4 * 1024
     recycle_calls: int = 1000
     recycle_kb: int = 200 * 1024
 
@@ -356,14 +356,14 @@ class Pool:
 
     def _died(self, slot: Slot, one: Running, how: process.Exit, forced: list[Running]) -> None:
         tail = slot.process.tail.text()
-        stack = slot.process.dump.text()
+        stack = _frames(slot.process.dump.text() or "") or None
         if one.ladder.is_forced:
             if stack is not None:
                 self._log.info(
                     "tool.stack_dumped",
                     tool=one.call.tool,
                     call_id=one.call.call_id,
-                    stack=_frames(stack),
+                    stack=stack,
                 )
             if one.ladder.cause == ladder.TIMEOUT:
                 status: work.Status = "timeout"
@@ -381,7 +381,8 @@ class Pool:
         else:
             hint = " (out of memory?)" if how.signal == signal.SIGKILL else ""
             words = f"the tool's process {how}{hint}"
-            self._end(one, "crashed", words, began=True, tail=tail, how=how)
+            said = "\n".join(part for part in (tail, stack) if part) or None
+            self._end(one, "crashed", words, began=True, tail=said, how=how)
 
     def _budget(self, one: Running) -> str:
         return f"{round(one.ladder.deadline_at - one.came_at, 3):g} s"
@@ -493,7 +494,7 @@ class Pool:
 
     def _fill(self) -> None:
         """As many runners as can work, and one warm spare, so that a kill costs nobody a wait."""
-        if self._is_closed or self._server is None:
+        if self._is_closed or self._server is None or not self._server.is_alive:
             return
         for lane in self.lanes():
             wanted = self.settings.runners + 1 if lane == "sync" else 2
@@ -545,11 +546,13 @@ class Pool:
 
 
 def _frames(stack: str) -> str:
-    """A stack dump without the frames that are ours."""
+    """What faulthandler wrote, without the frames that are ours."""
     kept: list[str] = []
-    ours = False
+    is_ours = False
     for line in stack.splitlines():
-        ours = (ours or "/services/tools/runner.py" in line) and line.startswith("  ")
-        if not ours:
+        if line.startswith("Extension modules:"):
+            continue
+        is_ours = (is_ours or "/services/tools/runner.py" in line) and line.startswith("  ")
+        if not is_ours:
             kept.append(line)
-    return "\n".join(kept)
+    return "\n".join(kept).strip()

@@ -277,6 +277,11 @@ class ForkServer:
             self.close()
             raise
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it can fork."""
+        return self._control is not None
+
     def spawn(self, *, is_async: bool) -> RunnerProcess:
         """Ask for a runner; it says Ready when it can take a call."""
         assert self._control is not None

@@ -98,7 +98,7 @@ def _stdio(descriptors: list[int]) -> socket.socket:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.enable(2)
+    faulthandler.enable(dump)
     faulthandler.register(signal.SIGUSR1, file=dump, all_threads=True, chain=False)
     for fd in (link, dump):
         os.set_inheritable(fd, False)
@@ -278,7 +278,9 @@ def failed_with(error: BaseException) -> Outcome:
     """What a tool raised. Its traceback goes to the captured standard error."""
     if isinstance(error, Cancelled):
         return Outcome("cancelled", message=f"cancelled ({error.reason})")
-    traceback.print_exception(error)
+    trace = error.__traceback__
+    # Without the frame that is ours.
+    traceback.print_exception(type(error), error, trace.tb_next if trace is not None else None)
     if isinstance(error, SystemExit):
         return Outcome("error", message=f"the tool called sys.exit({error.code!r})")
     text = str(error)

@@ -31,7 +31,7 @@ class ToolLimits(Settings, frozen=True, kw_only=True):
     """Open descriptors of a runner."""
     result_kb: int = 256
     """The longest result."""
-    stderr_kb: int = 8
+    stderr_kb: int = 4
     """How much of what a tool wrote last is kept for its failure."""
     async_calls: int = 16
     """How many calls of `async def` tools share one process."""

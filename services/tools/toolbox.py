@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 
 from voicebus.services.tools import schema
 from voicebus.services.tools.api import MARK, NAME, Options
+
+_INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 
 
 class ToolboxError(Exception):
@@ -180,11 +183,13 @@ def _place_of(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__
-        and not frame.filename.startswith("<frozen importlib")
-        and "/importlib/" not in frame.filename
+        if frame.filename != __file__ and not frame.filename.startswith("<frozen")
     ]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    # The user's own line helps more than the library's that it led to.
+    own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]
+    for frame in (own or frames)[-1:]:
+        return f" ({frame.filename}:{frame.lineno})"
+    return ""
 
 
 # --- choosing ---------------------------------------------------------------------------------

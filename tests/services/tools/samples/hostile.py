@@ -198,6 +198,14 @@ def counts(up_to: int = 3, ctx: ToolContext | None = None) -> int:
     return up_to
 
 
+@tool(effects="none", timeout_s=30)
+def reads_slowly(ctx: ToolContext) -> int:
+    """Take a while the first time, and tell the attempt."""
+    if ctx.attempt == 1:
+        ctx.sleep(60)
+    return ctx.attempt
+
+
 @tool
 def identity(ctx: ToolContext) -> dict[str, object]:
     """What the call knows of itself."""

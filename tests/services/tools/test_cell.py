@@ -1,0 +1,178 @@
+"""Dispatcher and tool host as processes on real sockets; the test is the session process."""
+
+import signal
+
+import pytest
+from tests.services.tools.conftest import Cell
+
+
+async def test_a_submitted_call_begins_ends_and_is_forgotten_once_acknowledged(cell: Cell) -> None:
+    outcome = await cell.run("echo", text="hello")
+
+    assert (outcome.status, outcome.result) == ("ok", "hello")
+    assert outcome.call_id in cell.begun
+
+
+async def test_an_outcome_nobody_acknowledges_is_told_again(cell: Cell) -> None:
+    cell.acknowledges = False
+    outcome = await cell.run("echo", text="hello")
+
+    await cell.until(lambda: cell.repeats > 0)
+
+    assert cell.outcomes[outcome.call_id].result == "hello"
+
+
+async def test_the_broadcast_reaches_a_running_tool(cell: Cell) -> None:
+    call_id = await cell.running("polite")
+
+    cell.broadcast(call_id)
+    outcome = await cell.outcome(call_id)
+
+    assert outcome.status == "cancelled"
+    assert outcome.cancel_seen_us is not None
+
+
+async def test_so_does_the_cancel_that_goes_through_the_dispatcher(cell: Cell) -> None:
+    call_id = await cell.running("sleeps_politely")
+
+    cell.cancel(call_id)
+
+    assert (await cell.outcome(call_id)).status == "cancelled"
+
+
+async def test_the_broadcast_alone_gets_a_tool_killed_that_does_not_look(cell: Cell) -> None:
+    call_id = await cell.running("hold_gil")
+
+    cell.broadcast(call_id)
+    outcome = await cell.outcome(call_id)
+
+    assert outcome.status == "cancelled"
+    assert outcome.failure is not None
+    assert outcome.failure.signal == "SIGTERM"
+
+
+async def test_a_crash_is_told_with_signal_and_last_words(cell: Cell) -> None:
+    outcome = await cell.run("segfault")
+
+    assert outcome.status == "crashed"
+    assert outcome.failure is not None
+    assert outcome.failure.signal == "SIGSEGV"
+    assert "about to fall" in (outcome.failure.stderr_tail or "")
+
+
+async def test_progress_reaches_the_session(cell: Cell) -> None:
+    outcome = await cell.run("counts", up_to=2)
+
+    assert cell.said[outcome.call_id] == ["at 0", "at 1"]
+
+
+async def test_a_deadline_holds_while_the_dispatcher_is_away(cell: Cell) -> None:
+    call_id = cell.submit("sleep_long", budget_ms=700)
+    await cell.until(lambda: call_id in cell.begun)
+
+    cell.kill("dispatcher-0")
+    cell.start("dispatcher")
+    cell.follow()
+    cell.submit_again(call_id)
+
+    assert (await cell.outcome(call_id)).status == "timeout"
+
+
+async def test_more_calls_than_a_conversation_may_have_are_busy(cell: Cell) -> None:
+    calls = [cell.submit("sleeps_politely") for _ in range(13)]
+
+    refused = await cell.outcome(calls[-1])
+    for call_id in calls[:-1]:
+        cell.cancel(call_id)
+    others = [(await cell.outcome(one)).status for one in calls[:-1]]
+
+    assert refused.status == "busy"
+    assert others == ["cancelled"] * 12
+
+
+async def test_a_killed_host_leaves_a_once_call_unknown(cell: Cell) -> None:
+    call_id = await cell.running("sleep_long")
+
+    cell.kill("toolhost-0")
+    outcome = await cell.outcome(call_id)
+
+    assert outcome.status == "unknown"
+
+
+async def test_a_harmless_call_of_a_killed_host_runs_again_elsewhere(cell: Cell) -> None:
+    call_id = await cell.running("reads_slowly")
+    cell.start("toolhost", 1)
+
+    cell.kill("toolhost-0")
+    outcome = await cell.outcome(call_id)
+
+    assert (outcome.status, outcome.result) == ("ok", 2)
+
+
+async def test_a_frozen_host_that_wakes_up_tells_its_result_late(cell: Cell) -> None:
+    call_id = await cell.running("sleeps_politely")
+
+    cell.kill("toolhost-0", signal.SIGSTOP)
+    outcome = await cell.outcome(call_id)
+    cell.processes["toolhost-0"].send_signal(signal.SIGCONT)
+    cell.broadcast(call_id)
+    await cell.until(lambda: bool(cell.late))
+
+    assert outcome.status == "unknown"
+    assert [one.status for one in cell.late] == ["cancelled"]
+
+
+async def test_a_running_call_survives_the_dispatcher(cell: Cell) -> None:
+    call_id = await cell.running("counts", up_to=30)
+
+    cell.kill("dispatcher-0")
+    cell.start("dispatcher")
+    cell.follow()
+    cell.submit_again(call_id)
+    outcome = await cell.outcome(call_id)
+
+    assert (outcome.status, outcome.result) == ("ok", 30)
+
+
+async def test_a_result_of_the_time_without_dispatcher_is_not_lost(cell: Cell) -> None:
+    call_id = await cell.running("counts", up_to=5)
+
+    cell.kill("dispatcher-0", signal.SIGTERM)
+    cell.start("dispatcher")
+    cell.follow()
+    cell.submit_again(call_id)
+
+    assert (await cell.outcome(call_id)).result == 5
+
+
+async def test_a_once_call_is_unknown_when_dispatcher_and_host_are_both_gone(cell: Cell) -> None:
+    call_id = await cell.running("sleep_long")
+
+    cell.kill("dispatcher-0")
+    cell.kill("toolhost-0")
+    cell.start("dispatcher")
+    cell.start("toolhost")
+    cell.follow()
+    cell.submit_again(call_id)
+
+    assert (await cell.outcome(call_id)).status == "unknown"
+
+
+async def test_a_stopped_host_finishes_what_runs_and_leaves(cell: Cell) -> None:
+    call_id = await cell.running("counts", up_to=5)
+
+    code = cell.kill("toolhost-0", signal.SIGTERM)
+
+    assert code == 0
+    assert (await cell.outcome(call_id)).result == 5
+
+
+@pytest.mark.parametrize("frame", [b"", b"nonsense", b"[]", b'{"kind":"no"}', b"{" * 100_000])
+async def test_nonsense_disturbs_nobody(cell: Cell, frame: bytes) -> None:
+    stranger = cell.sockets.dealer(cell.endpoints.workers, lambda _frames: None, name="stranger")
+    caller = cell.sockets.dealer(cell.endpoints.calls, lambda _frames: None, name="caller")
+
+    stranger.send([frame])
+    caller.send([frame, frame])
+
+    assert (await cell.run("echo", text="hello")).status == "ok"

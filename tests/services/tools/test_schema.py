@@ -1,0 +1,390 @@
+"""Signatures to JSON Schema, JSON arguments to calls."""
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired, Optional, TypedDict
+
+import jsonschema
+import pydantic
+import pytest
+
+from voicebus import ToolContext
+from voicebus.services.tools import schema
+
+
+class Colour(enum.Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+@dataclass
+class Address:
+    """Where somebody lives."""
+
+    street: str
+    number: int = 1
+
+
+@dataclass
+class Person:
+    name: str
+    home: Address
+
+
+@dataclass
+class Phone:
+    digits: str
+
+
+@dataclass
+class Tree:
+    children: "list[Tree]"
+
+
+class Query(TypedDict):
+    text: str
+    limit: NotRequired[int]
+
+
+class Order(pydantic.BaseModel):
+    item: str
+    count: int = pydantic.Field(ge=1)
+
+
+def nothing() -> None:
+    """Do it."""
+
+
+def plain(a: str, b: int, c: float, d: bool) -> None:
+    """Do it."""
+
+
+def defaults(a: str = "x", b: int = 3, c: list[int] = [1]) -> None:  # noqa: B006
+    """Do it."""
+
+
+def optional(a: int | None, b: Optional[str] = None, c: int = None) -> None:  # type: ignore[assignment]  # noqa: UP045, RUF013
+    """Do it."""
+
+
+def choices(a: Literal["x", "y"], b: Colour = Colour.RED, c: Level = Level.LOW) -> None:
+    """Do it."""
+
+
+def collections(a: list[str], b: dict[str, float], c: tuple[int, str], d: set[int]) -> None:
+    """Do it."""
+
+
+def nested(a: Person, b: list[Address]) -> None:
+    """Do it."""
+
+
+def alternatives(a: int | str, b: Address | Phone | None = None) -> None:
+    """Do it."""
+
+
+def typed(a: Query, b: Order) -> None:
+    """Do it."""
+
+
+def recursive(a: Tree) -> None:
+    """Do it."""
+
+
+def anything(a: Any, b: dict[str, Any], c) -> None:  # type: ignore[no-untyped-def]
+    """Do it."""
+
+
+def described(a: Annotated[int, "how many"], b: str) -> None:
+    """Do it.
+
+    Args:
+        b: which one
+    """
+
+
+def with_context(call: ToolContext, a: int) -> None:
+    """Do it."""
+
+
+def with_bare_context(ctx, a: int) -> None:  # type: ignore[no-untyped-def]
+    """Do it."""
+
+
+def open_ended(a: int, **more: str) -> None:
+    """Do it."""
+
+
+STREET = {"type": "string"}
+ADDRESS = {
+    "description": "Where somebody lives.",
+    "type": "object",
+    "properties": {"street": STREET, "number": {"type": "integer", "default": 1}},
+    "required": ["street"],
+}
+PHONE = {"type": "object", "properties": {"digits": {"type": "string"}}, "required": ["digits"]}
+NULL = {"type": "null"}
+
+
+def described_as(properties: dict[str, Any], required: list[str], **more: Any) -> dict[str, Any]:
+    body = {"type": "object", "properties": properties, "required": required}
+    return body | {"additionalProperties": False} | more
+
+
+TABLE: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+    (nothing, described_as({}, [])),
+    (
+        plain,
+        described_as(
+            {
+                "a": {"type": "string"},
+                "b": {"type": "integer"},
+                "c": {"type": "number"},
+                "d": {"type": "boolean"},
+            },
+            ["a", "b", "c", "d"],
+        ),
+    ),
+    (
+        defaults,
+        described_as(
+            {
+                "a": {"type": "string", "default": "x"},
+                "b": {"type": "integer", "default": 3},
+                "c": {"type": "array", "items": {"type": "integer"}},
+            },
+            [],
+        ),
+    ),
+    (
+        optional,
+        described_as(
+            {
+                "a": {"anyOf": [{"type": "integer"}, NULL]},
+                "b": {"anyOf": [{"type": "string"}, NULL], "default": None},
+                "c": {"type": "integer"},
+            },
+            ["a"],
+        ),
+    ),
+    (
+        choices,
+        described_as(
+            {
+                "a": {"type": "string", "enum": ["x", "y"]},
+                "b": {"type": "string", "enum": ["blue", "red"], "default": "red"},
+                "c": {"type": "integer", "enum": [1, 2], "default": 1},
+            },
+            ["a"],
+        ),
+    ),
+    (
+        collections,
+        described_as(
+            {
+                "a": {"type": "array", "items": {"type": "string"}},
+                "b": {"type": "object", "additionalProperties": {"type": "number"}},
+                "c": {
+                    "type": "array",
+                    "minItems": 2,
+                    "maxItems": 2,
+                    "prefixItems": [{"type": "integer"}, {"type": "string"}],
+                    "items": False,
+                },
+                "d": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True},
+            },
+            ["a", "b", "c", "d"],
+        ),
+    ),
+    (
+        nested,
+        described_as(
+            {
+                "a": {
+                    "type": "object",
+                    "properties": {"name": {"type": "string"}, "home": ADDRESS},
+                    "required": ["name", "home"],
+                },
+                "b": {"type": "array", "items": ADDRESS},
+            },
+            ["a", "b"],
+        ),
+    ),
+    (
+        alternatives,
+        described_as(
+            {
+                "a": {"anyOf": [{"type": "integer"}, {"type": "string"}]},
+                "b": {"anyOf": [ADDRESS, PHONE, NULL], "default": None},
+            },
+            ["a"],
+        ),
+    ),
+    (
+        typed,
+        described_as(
+            {
+                "a": {
+                    "type": "object",
+                    "properties": {"text": {"type": "string"}, "limit": {"type": "integer"}},
+                    "required": ["text"],
+                },
+                "b": {
+                    "type": "object",
+                    "properties": {
+                        "item": {"title": "Item", "type": "string"},
+                        "count": {"title": "Count", "type": "integer", "minimum": 1},
+                    },
+                    "required": ["item", "count"],
+                },
+            },
+            ["a", "b"],
+        ),
+    ),
+    (
+        anything,
+        described_as({"a": {}, "b": {"type": "object"}, "c": {}}, ["a", "b", "c"]),
+    ),
+    (
+        described,
+        described_as(
+            {
+                "a": {"description": "how many", "type": "integer"},
+                "b": {"description": "which one", "type": "string"},
+            },
+            ["a", "b"],
+        ),
+    ),
+    (with_context, described_as({"a": {"type": "integer"}}, ["a"])),
+    (with_bare_context, described_as({"a": {"type": "integer"}}, ["a"])),
+]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"), TABLE, ids=lambda one: getattr(one, "__name__", "")
+)
+def test_a_signature_becomes_exactly_this_schema(
+    function: Callable[..., Any], expected: dict[str, Any]
+) -> None:
+    found = schema.describe(function).parameters
+
+    assert found == expected
+    jsonschema.Draft202012Validator.check_schema(found)
+
+
+def test_a_type_that_contains_itself_is_referred_to() -> None:
+    found = schema.describe(recursive).parameters
+
+    jsonschema.validate({"a": {"children": [{"children": []}]}}, found)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"a": {"children": [{"children": 3}]}}, found)
+
+
+def test_extra_keywords_are_open_to_the_model_and_passed_on() -> None:
+    found = schema.describe(open_ended)
+
+    assert found.parameters.get("additionalProperties") is not False
+    assert found.bind({"a": 1, "b": "x"}) == {"a": 1, "b": "x"}
+
+
+def test_the_context_is_no_argument_of_the_model() -> None:
+    assert schema.describe(with_context).context_parameter == "call"
+    assert schema.describe(with_bare_context).context_parameter == "ctx"
+
+
+def test_arguments_arrive_as_the_types_of_the_hints() -> None:
+    found = schema.describe(nested).bind(
+        {"a": {"name": "Ann", "home": {"street": "Main"}}, "b": [{"street": "Side", "number": 2}]}
+    )
+
+    assert found == {"a": Person("Ann", Address("Main")), "b": [Address("Side", 2)]}
+
+
+def test_each_member_of_a_union_of_classes_is_tried() -> None:
+    bind = schema.describe(alternatives).bind
+
+    assert bind({"a": 1, "b": {"digits": "911"}}) == {"a": 1, "b": Phone("911")}
+    assert bind({"a": "x", "b": None}) == {"a": "x", "b": None}
+
+
+def test_a_pydantic_model_is_validated_by_itself() -> None:
+    bind = schema.describe(typed).bind
+
+    assert bind({"a": {"text": "t"}, "b": {"item": "tea", "count": 2}})["b"].count == 2
+    with pytest.raises(schema.InvalidArguments, match=r"'b'.*count.*greater than or equal to 1"):
+        bind({"a": {"text": "t"}, "b": {"item": "tea", "count": 0}})
+
+
+def test_what_was_not_given_is_left_to_the_function() -> None:
+    assert schema.describe(defaults).bind({"b": 4}) == {"b": 4}
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "said"),
+    [
+        (plain, {"a": "x", "b": 1, "c": 1.5}, "missing argument `d`"),
+        (plain, {"a": "x", "b": "1", "c": 1.5, "d": True}, "'b': expected an integer, got `str`"),
+        (plain, {"a": "x", "b": 1, "c": 1.5, "d": 1}, "'d': expected a boolean"),
+        (described, {"a": 1, "bb": "x"}, "unknown argument 'bb'; did you mean 'b'?"),
+        (nothing, {"zzz": 1}, "this tool takes no arguments"),
+        (choices, {"a": "z"}, "allowed are: 'x', 'y'"),
+        (nested, {"a": {"name": "A", "home": {}}, "b": []}, "'a.home': missing argument `street`"),
+        (alternatives, {"a": 1, "b": {}}, "fits none of Address"),
+    ],
+)
+def test_the_model_is_told_what_was_wrong(
+    function: Callable[..., Any], arguments: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(schema.InvalidArguments) as refused:
+        schema.describe(function).bind(arguments)
+
+    assert said in str(refused.value)
+
+
+def no_docstring(a: int) -> None: ...
+
+
+def strange_type(a: Callable[[], None]) -> None:
+    """Do it."""
+
+
+def positional(a: int, /) -> None:
+    """Do it."""
+
+
+def stars(*a: int) -> None:
+    """Do it."""
+
+
+def unknown_name(a: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F821
+    """Do it."""
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (no_docstring, "no docstring"),
+        (strange_type, "parameter 'a': a model cannot fill in"),
+        (positional, "parameter 'a' is positional"),
+        (stars, "parameter 'a' is positional"),
+        (unknown_name, "Nowhere"),
+    ],
+)
+def test_a_signature_that_no_model_could_use_is_refused_with_a_reason(
+    function: Callable[..., Any], said: str
+) -> None:
+    with pytest.raises(schema.SchemaError) as refused:
+        schema.describe(function)
+
+    assert said in str(refused.value)
+
+
+def test_a_description_that_providers_refuse_names_length_and_limit() -> None:
+    with pytest.raises(schema.SchemaError, match="1025 characters, the limit is 1024"):
+        schema.describe(nothing, "x" * 1025)

@@ -1,0 +1,46 @@
+from pathlib import Path
+
+import pytest
+
+from voicebus.config.loader import BadSettings
+from voicebus.services.tools import settings
+
+
+def test_the_file_that_comes_with_the_package_is_all_defaults() -> None:
+    assert settings.load(None).limits == settings.ToolLimits()
+
+
+def test_files_and_folders_are_found_from_the_settings_file(tmp_path: Path) -> None:
+    file = tmp_path / "tools.toml"
+    file.write_text('[tools]\nmodules = ["a/b.py:c", "pkg.mod"]\npath = ["lib"]\n')
+
+    found = settings.load(file).tools
+
+    assert found.modules == [f"{tmp_path}/a/b.py:c", "pkg.mod"]
+    assert found.path == [f"{tmp_path}/lib"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[tool]\n", "did you mean tools?"),
+        ("[limits]\ntimeout = 3\n", "did you mean timeout_s?"),
+        ("[limits]\ntimeout_s = 'x'\n", "timeout_s"),
+        ("[limits\n", "is not TOML"),
+        ("[tools]\nenvironment = ['OPENAI_API_KEY']\n", "OPENAI_API_KEY"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_the_file(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "tools.toml"
+    file.write_text(text)
+
+    with pytest.raises(BadSettings) as refused:
+        settings.load(file)
+
+    assert str(file) in str(refused.value)
+    assert said in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadSettings, match="cannot read the tool settings"):
+        settings.load(tmp_path / "none.toml")
