@@ -69,7 +69,10 @@ class Conversation:
         """
         before = self.turns.last
         self.turns = expect(self.turns)
-        cause = await say()
+        try:
+            cause = await say()
+        except ClientError as error:
+            raise Problem(await self._reason(error)) from None
         self._cause = cause if isinstance(cause, str) else None
         what = "an answer" if cause is not None else "an answer to what was spoken"
         await self.until(lambda: self.turns.is_quiet and self.turns.last is not before, what)
@@ -123,6 +126,12 @@ class Conversation:
             except ClientError as error:
                 self._fail(str(error))
                 return
+
+    async def _reason(self, error: ClientError) -> str:
+        """Why nothing can be said: the session's last events tell it better than what failed."""
+        if self.session.is_over and self._watching is not None:
+            await asyncio.wait([self._watching], timeout=FAREWELL_S)
+        return self._failure or str(error)
 
     def _on_heard(self, played: Played) -> None:
         self._heard(played)

@@ -6,8 +6,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import structlog
-
 from voicebus.bus import ids
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages.base import BadMessage, convert
@@ -15,9 +13,8 @@ from voicebus.bus.messages.commands import Opened, SessionConfig
 from voicebus.bus.sockets import Sockets
 from voicebus.client.commands import DEADLINE_S, Commander
 from voicebus.client.errors import ClientError
+from voicebus.client.logs import log
 from voicebus.client.session import RealtimeSession, as_config
-
-log = structlog.get_logger("voicebus.client")
 
 Right = Literal["talk", "listen", "command"]
 EVERY_RIGHT: tuple[Right, ...] = ("talk", "listen", "command")

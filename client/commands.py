@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
-import structlog
 
 from voicebus.bus import ids
 from voicebus.bus.endpoints import Endpoints
@@ -13,8 +12,7 @@ from voicebus.bus.messages.base import encode
 from voicebus.bus.messages.commands import Command, CommandError, Reply
 from voicebus.bus.sockets import Dealer, Frames, Sockets
 from voicebus.client.errors import CommandRefused, NobodyAnswers, NoReply
-
-log = structlog.get_logger("voicebus.client")
+from voicebus.client.logs import log
 
 FIRST_RETRY_S = 0.25
 LONGEST_RETRY_S = 2.0

@@ -3,16 +3,13 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-import structlog
-
 from voicebus.bus import gaps
 from voicebus.bus.messages import events
 from voicebus.bus.messages.base import BadMessage
 from voicebus.bus.messages.commands import Replayed
 from voicebus.client.errors import ClientError, CommandRefused, SessionGone
 from voicebus.client.events import Event, decode
-
-log = structlog.get_logger("voicebus.client")
+from voicebus.client.logs import log
 
 PAGE = 200
 PAUSE_S = 0.25

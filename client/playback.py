@@ -1,12 +1,14 @@
 """A player in real time: hears a session's sound as a caller would, and reports what was heard."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
 from voicebus.bus.messages import events
-from voicebus.client.errors import ClientError, Lagged
+from voicebus.bus.messages.commands import ReportPlayback
+from voicebus.client.errors import ClientError, Lagged, NoReply
 from voicebus.client.player import Key, Played, Player, Step
 from voicebus.client.ring import Reader
 from voicebus.client.session import RealtimeSession
@@ -142,9 +144,15 @@ class Playback:
                 self._over.add((report.item_id, report.content_index))
                 self._due.discard((report.item_id, report.content_index))
             if not self._session.is_over:
-                limits = {"deadline_s": REPORT_DEADLINE_S} if report.state == "playing" else {}
-                self._session.in_background(self._session.report_playback(report, **limits))
+                self._session.in_background(self._report(report))
         self._settle()
+
+    async def _report(self, report: ReportPlayback) -> None:
+        if report.state != "playing":
+            await self._session.report_playback(report)
+            return
+        with contextlib.suppress(NoReply):  # the next one says more
+            await self._session.report_playback(report, deadline_s=REPORT_DEADLINE_S)
 
     def _settle(self) -> None:
         if self._timer is not None:

@@ -7,7 +7,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-import structlog
 
 from voicebus.bus import gaps, ids, topics
 from voicebus.bus.messages import events
@@ -25,11 +24,10 @@ from voicebus.client.errors import ClientError, NobodyAnswers, SessionGone
 from voicebus.client.events import Event, RawEvent, decode_raw
 from voicebus.client.events import decode as decode_event
 from voicebus.client.feed import Feed
+from voicebus.client.logs import log
 from voicebus.client.ring import Reader, Ring
 from voicebus.client.sound import Heard, Sound, decode
 from voicebus.client.voice import Voice
-
-log = structlog.get_logger("voicebus.client")
 
 EVENTS_KEPT = 2000
 RAW_KEPT = 1000

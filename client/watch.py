@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
-import structlog
 
 from voicebus.bus import gaps, ids, topics
 from voicebus.bus.messages.base import BadMessage, decode_object
@@ -16,9 +15,8 @@ from voicebus.client.client import RealtimeClient
 from voicebus.client.errors import ClientError, NobodyAnswers
 from voicebus.client.events import Event
 from voicebus.client.feed import Feed
+from voicebus.client.logs import log
 from voicebus.client.ring import Reader, Ring
-
-log = structlog.get_logger("voicebus.client")
 
 KEPT = 10_000
 
