@@ -219,6 +219,11 @@ def _status_text(status: int, said: str, target: Target) -> str:
     says = f": {said}" if said else ""
     place = target.address.place
     match status:
+        case 401 if target.key is None:
+            text = (
+                f"the provider at {place} wants a key (HTTP 401){says}; "
+                f"there is none in {target.key_source}"
+            )
         case 401 | 403:
             text = f"the provider refused the key from {target.key_source} (HTTP {status}){says}"
         case 404:
