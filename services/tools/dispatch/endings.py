@@ -6,6 +6,9 @@ from voicebus.bus.messages import work
 from voicebus.services.tools.dispatch.effects import Effect, Note, TellSession, TellWorker
 from voicebus.services.tools.dispatch.state import Call, Ended, Key, State
 
+LATE_MEMORY = 256
+"""So many late results are remembered, to tell each once."""
+
 
 def end(
     state: State, at: float, call: Call, status: work.Status, words: str, effects: list[Effect]
@@ -125,6 +128,13 @@ def late(
     ended = state.ended.get(key)
     if ended is not None and ended.worker == label:
         return  # it repeats what we are still telling
+    acked = TellWorker(peer, work.Acked(session_id=key[0], call_id=key[1]))
+    if (key, label) in state.told_late:
+        effects.append(acked)  # it repeated itself before our first word reached it
+        return
+    state.told_late[key, label] = None
+    while len(state.told_late) > LATE_MEMORY:
+        del state.told_late[next(iter(state.told_late))]
     followers = {one.shard: name for name, one in state.followers.items()}
     if result.status == "ok" or result.started:
         shard = key[0].removeprefix("s").split("-", 1)[0]
@@ -133,4 +143,4 @@ def late(
             to = followers.get(int(shard))
         # Told once: a late result is news, not an answer that anything waits for.
         _tell(to, msgspec.structs.replace(outcome_of(result), late=True), effects)
-    effects.append(TellWorker(peer, work.Acked(session_id=key[0], call_id=key[1])))
+    effects.append(acked)

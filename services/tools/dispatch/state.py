@@ -112,6 +112,8 @@ class State:
     """When to forget; in the order in which that happens."""
     cancelled_early: dict[Key, str] = field(default_factory=dict)
     """Cancels that came before their call; the last 256."""
+    told_late: dict[tuple[Key, str], None] = field(default_factory=dict)
+    """Late results that were told, by call and worker."""
     remembered: tuple[str, ...] = ()
     catalogue: tuple[work.ToolSpec, ...] = ()
     is_settled: bool = False

@@ -472,8 +472,11 @@ def test_a_result_after_unknown_is_told_as_late_and_changes_nothing() -> None:
     pool.session(work.Follow(shard=0, inc="x"))
     pool.join("w1", unacked=[work.CallRef(session_id=SESSION, call_id="c1")])
     effects = pool.result("c1", result=1)
+    repeated = pool.result("c1", result=1)
 
     assert len(reset) == 1
+    assert to_session(repeated, work.Outcome) == []
+    assert len(to_worker(repeated, work.Acked)) == 1
     assert pool.outcome("c1") == "unknown"
     assert [(one.status, one.late) for one in to_session(effects, work.Outcome)] == [("ok", True)]
     assert len(to_worker(effects, work.Acked)) == 1
