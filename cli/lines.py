@@ -59,7 +59,8 @@ def gist(data: Data) -> str:
             stopped = f", {len(data.calls)} tool calls told to stop" if data.calls else ""
             return f"{data.reason}{stopped}"
         case events.Error():
-            return _because(data.code, data.error, None if data.recoverable else "this is the end")
+            ends = "" if data.recoverable else " (this ends the session)"
+            return f"{_because(data.code, data.error)}{ends}"
         case events.AudioDropped():
             return f"{data.direction}: {data.dropped_ms} ms, {data.why}"
         case events.RateLimits():

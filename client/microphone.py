@@ -14,6 +14,8 @@ FRAME_BYTES = int(PCM16_HZ * FRAME_S) * 2
 TOO_LATE_S = 0.5
 """Further behind than that, the lost time is left out instead of being caught up in a burst."""
 
+ENDED = "the session ended before all was said"
+
 
 class Said(NamedTuple):
     """When a recording was spoken, in the loop's time."""
@@ -39,7 +41,9 @@ class Microphone:
         self._task: asyncio.Task[None] | None = None
 
     async def say(self, recording: Recording) -> Said:
-        """Speak it; returns when the last frame is out."""
+        """Speak it; returns when the last frame is out. Raises ClientError if the session ends."""
+        if self._session.is_over:
+            raise ClientError(ENDED)
         done: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self._queue.append(_Saying(recording.samples, done))
         start = await done
@@ -85,4 +89,4 @@ class Microphone:
             await asyncio.sleep(max(at - loop.time(), 0.0))
         for left in self._queue:
             if not left.done.done():
-                left.done.set_exception(ClientError("the session ended before all was said"))
+                left.done.set_exception(ClientError(ENDED))

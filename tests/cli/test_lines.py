@@ -36,7 +36,7 @@ from voicebus.cli.lines import LONGEST, gist
         ),
         (
             events.Error(code="c", error="broken", recoverable=False),
-            "c: broken: this is the end",
+            "c: broken (this ends the session)",
         ),
         (events.RateLimits(limits=[{"name": "tokens", "remaining": 1, "limit": 2}]), "tokens 1/2"),
         (events.SessionUpdated(), ""),

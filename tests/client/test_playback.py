@@ -1,0 +1,109 @@
+import asyncio
+from typing import Any
+
+from voicebus.bus.messages import events
+from voicebus.client import RealtimeClient, RealtimeSession
+from voicebus.client.playback import Playback
+from voicebus.client.player import Played
+from voicebus.client.testing import FakeCell
+
+MILLISECOND = 24
+
+
+def audio_done(samples: int, item_id: str = "i1") -> events.AssistantAudioDone:
+    return events.AssistantAudioDone(
+        turn_id="r1", item_id=item_id, content_index=0, samples=samples
+    )
+
+
+async def listened(cell: FakeCell, session: RealtimeSession) -> None:
+    await cell.until(lambda: cell.listens(session.id))
+
+
+def reports(cell: FakeCell) -> list[tuple[Any, ...]]:
+    return [
+        (one.data["item_id"], one.data["state"], one.data["played_ms"])
+        for one in cell.asked("report_playback")
+        if one.data["state"] != "playing"
+    ]
+
+
+async def test_an_answer_is_heard_to_its_end_and_reported_as_done(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    heard: list[Played] = []
+    async with client.connect() as session:
+        await listened(cell, session)
+        async with Playback(session, heard=heard.append) as playback:
+            cell.sound(session.id, b"\1\0" * 40 * MILLISECOND)
+            cell.end_sound(session.id, 40 * MILLISECOND)
+            await cell.until(lambda: bool(reports(cell)))
+            await playback.quiet()
+
+    assert reports(cell) == [("i1", "done", 40)]
+    assert b"".join(one.samples for one in heard) == b"\1\0" * 40 * MILLISECOND
+
+
+async def test_a_flush_is_reported_at_once_with_what_was_heard(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    heard: list[Played] = []
+    async with client.connect() as session:
+        await listened(cell, session)
+        async with Playback(session, heard=heard.append):
+            cell.sound(session.id, bytes(2 * 60_000 * MILLISECOND))
+            await cell.until(lambda: bool(cell.asked("report_playback")))
+            cell.flush(session.id)
+            await cell.until(lambda: bool(reports(cell)))
+
+    [(item, state, played_ms)] = reports(cell)
+    assert (item, state) == ("i1", "stopped")
+    assert played_ms == sum(len(one.samples) for one in heard) // 2 // MILLISECOND
+    assert 250 <= played_ms < 10_000
+
+
+async def test_the_interrupted_event_stops_what_a_lost_flush_did_not(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    async with client.connect() as session:
+        await listened(cell, session)
+        arrived = asyncio.Event()
+        async with Playback(session, came=lambda piece: arrived.set()) as playback:
+            cell.sound(session.id, bytes(2 * 60_000 * MILLISECOND))
+            await arrived.wait()
+            cell.publish(
+                session.id,
+                events.Interrupted(turn_id="r1", reason="manual", responses=["r1"]),
+            )
+            await cell.until(lambda: bool(reports(cell)))
+
+            assert playback.is_quiet
+
+    assert reports(cell)[0][1] == "stopped"
+
+
+async def test_sound_that_is_announced_is_waited_for(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    async with client.connect() as session:
+        await listened(cell, session)
+        async with Playback(session) as playback:
+            cell.publish(session.id, audio_done(10 * MILLISECOND))
+            while playback.is_quiet:
+                await asyncio.sleep(0)
+            cell.sound(session.id, bytes(2 * 10 * MILLISECOND))
+            cell.end_sound(session.id, 10 * MILLISECOND)
+            await playback.quiet()
+
+    assert reports(cell) == [("i1", "done", 10)]
+
+
+async def test_sound_that_was_announced_and_never_comes_holds_nobody_up_for_ever(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    settled = asyncio.Event()
+    async with client.connect() as session, Playback(session, settled=settled.set):
+        cell.publish(session.id, audio_done(10 * MILLISECOND))
+        await settled.wait()
+
+    assert reports(cell) == []
