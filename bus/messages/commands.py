@@ -129,6 +129,22 @@ class SessionConfig(Message, frozen=True, kw_only=True):
     provider_extras: dict[str, Any] = {}
     """Merged deeply into the provider's session object."""
 
+    session_type: Literal["realtime", "transcription"] = "realtime"
+    """transcription: the provider only writes down what is said and never answers."""
+    noise_reduction: Literal["near_field", "far_field"] | None = None
+    speed: float | None = None
+    """How fast the assistant speaks; 1 is normal."""
+    prompt: dict[str, Any] | None = None
+    """A prompt kept at the provider: `id`, `version`, `variables`."""
+    tracing: Literal["auto"] | dict[str, Any] | None = None
+    truncation: Literal["auto", "disabled"] | dict[str, Any] | None = None
+    """What the provider forgets when the conversation grows too long."""
+    reasoning: dict[str, Any] | None = None
+    """`effort`, for models that reason."""
+    parallel_tool_calls: bool | None = None
+    include: tuple[str, ...] = ()
+    """Extra fields of the provider's events, such as the transcription's logprobs."""
+
     model: str | None = None
     provider: str = "openai"
     headless: bool = False
@@ -276,6 +292,21 @@ class Ping(Message, frozen=True, kw_only=True):
     """Is anybody there? With a session it also renews its lease."""
 
 
+class Schema(Message, frozen=True, kw_only=True):
+    """This protocol as JSON Schema and AsyncAPI; the reply's data is a Schemas."""
+
+    name: str | None = None
+    """One file, such as `events.json`; without it only the names."""
+
+
+class Schemas(Message, frozen=True, kw_only=True):
+    """What there is, and the one that was asked for."""
+
+    protocol: tuple[int, ...] = (1,)
+    names: list[str]
+    schema: dict[str, Any] | None = None
+
+
 COMMANDS = registry(
     Open,
     Attach,
@@ -295,6 +326,14 @@ COMMANDS = registry(
     Catalogue,
     Close,
     Ping,
+    Schema,
 )
-SHARD_COMMANDS = frozenset({"open", "list", "catalogue", "ping"})
+ANSWERS: dict[str, type[Message]] = {
+    "open": Opened,
+    "attach": Opened,
+    "replay": Replayed,
+    "schema": Schemas,
+}
+"""The type of a reply's data, where it has one."""
+SHARD_COMMANDS = frozenset({"open", "list", "catalogue", "ping", "schema"})
 """Commands that need no session."""

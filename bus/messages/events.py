@@ -113,6 +113,8 @@ class UserTranscriptDelta(Message, frozen=True, kw_only=True):
 
     item_id: str
     delta: str
+    corrected: str | None = None
+    """Everything so far, when the provider took back some of it: replace what you have."""
 
 
 class UserTranscript(Message, frozen=True, kw_only=True):
@@ -120,6 +122,8 @@ class UserTranscript(Message, frozen=True, kw_only=True):
 
     item_id: str
     text: str
+    usage: dict[str, Any] | None = None
+    """What the transcription cost, as the provider bills it: apart from the responses' tokens."""
 
 
 class AssistantTurnStarted(Message, frozen=True, kw_only=True):
@@ -183,6 +187,8 @@ class AssistantHeard(Message, frozen=True, kw_only=True):
     complete: bool
     estimated: bool
     """True when the player did not say; then it is its last report plus the time since."""
+    text: str | None = None
+    """The words heard, estimated from the transcript and the time; None when there are none."""
 
 
 class AssistantTurnCompleted(Message, frozen=True, kw_only=True):

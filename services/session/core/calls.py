@@ -26,6 +26,7 @@ from voicebus.bus.messages.events import (
     ToolCallStarted,
 )
 from voicebus.bus.messages.work import Failure
+from voicebus.services.session.core import arguments as written
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import responses
@@ -63,6 +64,7 @@ def _collect(d: Draft, response_id: str, output_index: int, item: i.Item) -> Cal
         response_id=response_id,
         output_index=output_index,
         name=item.name or "",
+        generation=d.s.generation,
     )
     d.s.calls = with_(d.s.calls, call.call_id, call)
     d.publish(ToolCallStarted(turn_id=response_id, call_id=call.call_id, name=call.name))
@@ -71,7 +73,8 @@ def _collect(d: Draft, response_id: str, output_index: int, item: i.Item) -> Cal
 
 def arguments(d: Draft, event: i.ArgumentsWords) -> None:
     """A piece of the arguments, for those who show them; the whole comes with the closed item."""
-    d.publish(ToolCallArgsDelta(call_id=event.call_id, delta=event.delta))
+    if event.delta and not responses.is_interrupted(d, event.response_id):
+        d.publish(ToolCallArgsDelta(call_id=event.call_id, delta=event.delta))
 
 
 def closed(d: Draft, response_id: str, output_index: int, item: i.Item) -> None:
@@ -115,15 +118,20 @@ def response_done(d: Draft, event: i.ResponseDone) -> None:
             why = f"its response ended as {event.status} ({event.reason or 'no reason given'})"
             _end(d, call, "cancelled", failure=Failure(message=f"not run: {why}"))
             _delete(d, call.call_id)
+        prune(d)
         return
     batch = Batch(response_id=event.response_id, call_ids=tuple(call.call_id for call in mine))
+    if responses.is_interrupted(d, event.response_id):
+        # Interrupted while it was being finished: its calls never had a turn.
+        batch = replace(batch, interrupted_us=d.now_us)
+        d.s.batches = with_(d.s.batches, batch.response_id, batch)
+        for call in mine:
+            _end(d, call, "cancelled", failure=Failure(message="interrupted before it ran"))
+        _tell_by_policy(d, batch)
+        return
     d.s.batches = with_(d.s.batches, batch.response_id, batch)
     for call in mine:
         _run(d, call)
-    response = d.s.responses.get(event.response_id)
-    if response is not None and response.interrupted:
-        # Interrupted while it was being finished: its calls never had a turn.
-        interrupted(d, stoppable(d), "interrupted before its calls ran")
     _settle(d, event.response_id)
 
 
@@ -134,31 +142,22 @@ def _run(d: Draft, call: Call) -> None:
         message = f"there is no tool {call.name!r}; there are: {known}"
         _end(d, call, "unknown_tool", failure=Failure(message=message))
         return
-    try:
-        args = msgspec.json.decode(call.arguments or "{}")
-    except msgspec.DecodeError as error:
-        _end(
-            d,
-            call,
-            "invalid_arguments",
-            failure=Failure(message=f"the arguments are not JSON: {error}"),
-        )
-        return
-    if not isinstance(args, dict):
-        message = f"the arguments must be a JSON object, not {type(args).__name__}"
-        _end(d, call, "invalid_arguments", failure=Failure(message=message))
+    by: Literal["pool", "client"] = "client" if call.name in d.s.client_tools else "pool"
+    call = replace(call, by=by, policy=spec.on_interrupt, effects=spec.effects)
+    args: dict[str, Any] | str | None
+    if call.phase == "collecting":
+        args = "the call was not written to its end"
+    else:
+        args = written.parse(call.arguments)
+        if by == "client" and isinstance(args, dict):
+            args = written.mismatch(args, spec.parameters) or args
+    if isinstance(args, str):
+        _end(d, call, "invalid_arguments", failure=Failure(message=args))
         return
     timeout_s = spec.timeout_s
     if d.s.config.tool_timeout_s is not None:
         timeout_s = min(timeout_s, d.s.config.tool_timeout_s)
-    call = replace(
-        call,
-        args=args,
-        policy=spec.on_interrupt,
-        effects=spec.effects,
-        timeout_ms=int(timeout_s * 1000),
-        by="client" if call.name in d.s.client_tools else "pool",
-    )
+    call = replace(call, args=args, timeout_ms=int(timeout_s * 1000))
     if spec.approval:
         call = replace(call, phase="asking", until_us=d.now_us + APPROVAL_MS * 1000)
         d.s.calls = with_(d.s.calls, call.call_id, call)
@@ -279,6 +278,9 @@ def _end(
         )
     if call.told == "placeholder" or (call.told == "deleted" and _must_be_known(call, status)):
         _announce(d, call, status, output)
+    if call.told == "placeholder":
+        # The user was promised the result.
+        responses.want(d, automatic=True, tool_choice=_follow_up_choice(d))
 
 
 def _must_be_known(call: Call, status: str) -> bool:
@@ -308,6 +310,8 @@ def _announce(d: Draft, call: Call, status: str, output: str) -> None:
     )
 
 
+_RUNNING = '{"status":"running","message":"its result will be told later"}'
+_WITHDRAWN = '{"error":"cancelled","message":"the call was withdrawn because the user interrupted"}'
 _IN_WORDS: dict[str, str] = {
     "error": "the tool failed",
     "invalid_arguments": "the arguments do not fit the tool",
@@ -369,7 +373,12 @@ def _follow_up_choice(d: Draft) -> str | None:
 
 def _output(d: Draft, call_id: str, text: str | None = None) -> None:
     call = d.s.calls[call_id]
-    d.ask(fx.AddOutput(call_id, call.output if text is None else text), "add_output", ref=call_id)
+    output = call.output if text is None else text
+    if call.generation == d.s.generation:
+        d.ask(fx.AddOutput(call_id, output), "add_output", ref=call_id)
+    elif text is None:
+        # The new connection never saw the call: an output without one would be refused.
+        _as_context(d, call, output)
     d.s.calls = with_(
         d.s.calls, call_id, replace(call, told="output" if text is None else "placeholder")
     )
@@ -377,8 +386,28 @@ def _output(d: Draft, call_id: str, text: str | None = None) -> None:
 
 def _delete(d: Draft, call_id: str) -> None:
     call = d.s.calls[call_id]
-    d.ask(fx.DeleteItem(call.item_id), "delete_item", ref=call.item_id)
+    if call.generation == d.s.generation:
+        if d.s.capabilities.delete and call.item_id:
+            d.ask(fx.DeleteItem(call.item_id), "delete_item", ref=call.item_id)
+        else:
+            d.ask(fx.AddOutput(call_id, _WITHDRAWN), "add_output", ref=call_id)
     d.s.calls = with_(d.s.calls, call_id, replace(call, told="deleted"))
+
+
+def output_refused(d: Draft, call_id: str) -> None:
+    """The provider does not know this call, any more or yet: the model hears it as context."""
+    call = d.s.calls.get(call_id)
+    if call is not None and call.told in ("output", "placeholder"):
+        _as_context(d, call, call.output)
+
+
+def _as_context(d: Draft, call: Call, output: str) -> None:
+    args = msgspec.json.encode(call.args).decode()
+    d.ask(
+        fx.AddContext(f"The tool {call.name}, asked for with {args}, has answered: {output}"),
+        "add_context",
+        ref=call.call_id,
+    )
 
 
 # --- interruption -----------------------------------------------------------------------------
@@ -431,7 +460,7 @@ def _tell_by_policy(d: Draft, batch: Batch) -> None:
     for call_id in batch.call_ids:
         call = d.s.calls[call_id]
         if call.told == "no" and call.phase == "running" and call.policy == "detach":
-            _output(d, call_id, '{"status":"running","message":"its result will be told later"}')
+            _output(d, call_id, _RUNNING)
     if policy == "submit":
         _settle(d, batch.response_id)
         return

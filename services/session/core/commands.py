@@ -4,38 +4,31 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from voicebus.bus.messages import commands as c
-from voicebus.bus.messages.base import Message, convert
-from voicebus.bus.messages.commands import SemanticVad, ServerVad, SessionConfig
+from voicebus.bus.messages.base import BadMessage, Message, convert
+from voicebus.bus.messages.events import Error
 from voicebus.services.session.core import calls, interruption, link, playback, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
-from voicebus.services.session.core.draft import Draft
+from voicebus.services.session.core.draft import Draft, with_
+from voicebus.services.session.core.turn_taking import provider_responds
 
 EARLY_LIMIT = 32
 """Commands that may wait for the provider's first confirmation."""
+ANSWERED = frozenset({"send_text", "create_response"})
+"""Commands that want an answer of the model's."""
 AT_ONCE = frozenset({"interrupt", "close", "report_playback"})
 """Commands that never wait for it."""
 
 M = TypeVar("M", bound=Message)
 
 
-def provider_responds(config: SessionConfig) -> bool:
-    """Whether the provider begins a response by itself at the end of the caller's turn."""
-    match config.turn_detection:
-        case "none":
-            return False
-        case ServerVad(create_response=owned) | SemanticVad(create_response=owned):
-            return owned is not False
-        case _:
-            return True
-
-
 def handle(d: Draft, event: i.Commanded) -> None:
     """Do a command, refuse it, or keep it until the provider is ready for it."""
-    if d.s.phase == "closed":
-        d.refuse(event.command_id, "gone", "the session is closed")
-        return
     link.renew(d)
+    cannot = _cannot(d, event)
+    if cannot is not None:
+        d.refuse(event.command_id, "unsupported", cannot)
+        return
     if d.s.phase != "ready" and event.command not in AT_ONCE:
         if len(d.s.early) >= EARLY_LIMIT:
             d.refuse(
@@ -47,22 +40,48 @@ def handle(d: Draft, event: i.Commanded) -> None:
         else:
             d.s.early = (*d.s.early, event)
         return
-    _HANDLERS[event.command](d, event)
+    _perform(d, event)
+
+
+def _perform(d: Draft, event: i.Commanded) -> None:
+    try:
+        _HANDLERS[event.command](d, event)
+    except BadMessage as error:
+        d.refuse(event.command_id, "bad_request", str(error))
+
+
+def _cannot(d: Draft, event: i.Commanded) -> str | None:
+    """What this provider or this kind of session cannot do at all."""
+    if event.command not in _HANDLERS:
+        return f"{event.command} is not supported"
+    if d.s.config.session_type == "transcription" and event.command in ANSWERED:
+        return f"{event.command}: a transcription session has no answers (session_type)"
+    can = d.s.capabilities
+    out_of_band = (
+        event.command == "create_response"
+        and isinstance(overrides := event.data.get("overrides"), dict)
+        and overrides.get("conversation") == "none"
+    )
+    if event.command == "commit_audio" and not can.manual_commit:
+        return f"commit_audio: {d.s.vendor} ends turns only by its own turn detection"
+    if event.command == "send_text" and not can.text:
+        return f"send_text: {d.s.vendor} takes no text"
+    if out_of_band and not can.out_of_band:
+        return f"create_response: {d.s.vendor} answers only in the conversation itself"
+    return None
 
 
 def ready(d: Draft) -> None:
     """The provider has confirmed the configuration: do what waited for it."""
     early, d.s.early = d.s.early, ()
     for event in early:
-        _HANDLERS[event.command](d, event)
+        _perform(d, event)
 
 
 def attached(d: Draft, event: i.Attached) -> None:
     """Another client joins, with a token of its own."""
-    if d.s.phase == "closed":
-        d.refuse(event.command_id, "gone", "the session is closed")
-        return
     link.renew(d)
+    d.s.tokens_granted = with_(d.s.tokens_granted, event.token, event.talk)
     if event.talk:
         d.s.talker = event.token
     d.do(fx.Grant(event.token, event.talk))
@@ -82,7 +101,14 @@ def _send_text(d: Draft, event: i.Commanded) -> None:
 
 
 def _add_item(d: Draft, event: i.Commanded) -> None:
-    d.ask(fx.AddItem(_data(event, c.AddItem).item), "add_item", cause=event.command_id)
+    item = _data(event, c.AddItem).item
+    call_id = item.get("call_id")
+    known = isinstance(call_id, str) and call_id in d.s.calls
+    if item.get("type") == "function_call_output" and known:
+        raise BadMessage(
+            f"add_item: call {call_id!r} gets its output by submit_tool_output, and only once"
+        )
+    d.ask(fx.AddItem(item), "add_item", cause=event.command_id)
     d.answer(event.command_id)
 
 
@@ -97,9 +123,21 @@ def _commit_audio(d: Draft, event: i.Commanded) -> None:
         token=data.token or d.s.talker,
     )
     # With turn detection the provider answers by itself; asking too would be refused.
-    if data.respond and not provider_responds(d.s.config):
+    answered = provider_responds(d.s.config) or d.s.config.session_type == "transcription"
+    if data.respond and not answered:
         responses.want(d, automatic=False, cause=event.command_id)
     d.answer(event.command_id)
+
+
+def commit_refused(d: Draft, cause: str | None, event: i.ProviderRefused) -> None:
+    """There was nothing to commit: with turn detection that is usual, else the client hears it."""
+    if event.meaning == "benign" and d.s.config.turn_detection != "none":
+        return
+    if cause is not None:
+        responses.withdraw(d, cause)
+    d.publish(
+        Error(code=event.code, error=event.message, recoverable=True, details=event.details), cause
+    )
 
 
 def _clear_audio(d: Draft, event: i.Commanded) -> None:

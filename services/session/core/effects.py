@@ -151,6 +151,23 @@ class AddItem(Request, frozen=True):
     item: dict[str, Any]
 
 
+class AddMessage(Request, frozen=True):
+    """A message of a former connection, told again."""
+
+    role: str
+    text: str
+    item_id: str
+
+
+class AddCall(Request, frozen=True):
+    """A call of a former connection; its output follows."""
+
+    call_id: str
+    name: str
+    arguments: str
+    item_id: str
+
+
 class AddOutput(Request, frozen=True):
     """The output of a call."""
 

@@ -10,6 +10,7 @@ import msgspec
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import Usage
 from voicebus.bus.messages.work import Failure, Status, ToolSpec
+from voicebus.services.session.core.capabilities import Capabilities
 
 
 class Input(msgspec.Struct, frozen=True, kw_only=True, tag_field="input", omit_defaults=True):
@@ -36,6 +37,9 @@ class SessionRequested(Input, frozen=True, kw_only=True):
     model: str
     opened: dict[str, Any]
     """The data of the reply."""
+    longest_session_s: float | None = None
+    """How long the provider keeps a connection at most."""
+    capabilities: Capabilities = Capabilities()
 
 
 class Attached(Input, frozen=True, kw_only=True):
@@ -90,6 +94,8 @@ class ProviderDisconnected(Input, frozen=True, kw_only=True):
     http_status: int | None = None
     reason: str = ""
     by_us: bool = False
+    events_lost: bool = False
+    """The transport had to drop events that we have not seen."""
 
 
 class TransportLost(Input, frozen=True, kw_only=True):
@@ -157,6 +163,10 @@ class UserWords(Input, frozen=True, kw_only=True):
     item_id: str
     text: str
     final: bool
+    cumulative: bool = False
+    """The text is all that was said so far, and may correct what was sent before."""
+    usage: dict[str, Any] | None = None
+    """What the transcription cost, in the provider's words."""
 
 
 class UserWordsFailed(Input, frozen=True, kw_only=True):
@@ -272,6 +282,9 @@ class ResponseDone(Input, frozen=True, kw_only=True):
     rate_limited: bool = False
     retry_after_ms: int | None = None
     out_of_band: bool = False
+    tag: str | None = None
+    fatal: bool = False
+    """It failed for a reason that no repetition helps against: the session ends."""
 
 
 class LimitsTold(Input, frozen=True, kw_only=True):
@@ -288,6 +301,8 @@ class ProviderRefused(Input, frozen=True, kw_only=True):
     event_id: str | None = None
     """Which of our requests caused it, if it says so."""
     meaning: Literal["benign", "already_active", "fatal", "expired", "other"] = "other"
+    about: Literal["configuration", "response"] | None = None
+    """What it refuses, as far as its wording tells; for providers that name no request."""
     details: dict[str, Any] = {}
 
 

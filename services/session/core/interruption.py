@@ -8,40 +8,44 @@ epoch      raised, so that late and repeated cancels are harmless
 
 from typing import Literal
 
-from msgspec.structs import replace
-
-from voicebus.bus.messages.commands import SemanticVad, ServerVad, SessionConfig
 from voicebus.bus.messages.events import Interrupted
 from voicebus.services.session.core import calls, playback, responses
 from voicebus.services.session.core import effects as fx
-from voicebus.services.session.core.draft import Draft, with_
-
-
-def provider_interrupts(config: SessionConfig) -> bool:
-    """Whether the provider's turn detection cancels responses by itself when the caller speaks."""
-    match config.turn_detection:
-        case "none":
-            return False
-        case ServerVad(interrupt_response=owned) | SemanticVad(interrupt_response=owned):
-            return owned is not False
-        case _:
-            return True
+from voicebus.services.session.core.draft import Draft
+from voicebus.services.session.core.turn_taking import provider_interrupts, provider_responds
 
 
 def barge_in(d: Draft) -> None:
     """The caller began to speak. Twice is as good as once; with nothing to stop it is nothing."""
-    if provider_interrupts(d.s.config):
+    if not provider_interrupts(d.s.config):
+        return
+    if provider_responds(d.s.config):
+        # The provider had not begun it when the caller did, and will answer the caller instead.
+        responses.unwant(d)
+    _interrupt(d, "barge_in", None)
+
+
+def cancelled_by_provider(d: Draft, response_id: str) -> None:
+    """The turn detection cancelled a response and did not say before that it heard somebody."""
+    response = d.s.responses.get(response_id)
+    if response is not None and response.active and not response.interrupted:
         _interrupt(d, "barge_in", None)
 
 
 def manual(d: Draft, command_id: str) -> None:
     """A client asks for silence."""
-    responses.drop_queue(d)
-    stopped = _interrupt(d, "manual", command_id)
+    expected = responses.drop_queue(d)
+    stopped = _interrupt(d, "manual", command_id, expected=expected)
     d.answer(command_id, {"interrupted": stopped}, proven=stopped)
 
 
-def _interrupt(d: Draft, reason: Literal["barge_in", "manual"], cause: str | None) -> bool:
+def _interrupt(
+    d: Draft,
+    reason: Literal["barge_in", "manual"],
+    cause: str | None,
+    *,
+    expected: bool = False,
+) -> bool:
     unheard = playback.unheard(d)
     audible = [d.s.playback[key].response_id for key in unheard]
     active = [
@@ -53,17 +57,16 @@ def _interrupt(d: Draft, reason: Literal["barge_in", "manual"], cause: str | Non
     ]
     targets = tuple(dict.fromkeys([*audible, *(response.response_id for response in active)]))
     stoppable = calls.stoppable(d)
-    if not targets and not stoppable and not calls.interruptible(d):
+    if not targets and not stoppable and not expected and not calls.interruptible(d):
         return False
     d.s.epoch += 1
     if targets:
         d.do(fx.Flush(targets, reason))
     if stoppable:
         d.do(fx.Broadcast("interrupt", d.s.epoch, stoppable, reason))
+    for target in targets:
+        responses.interrupt(d, target)
     for response in active:
-        d.s.responses = with_(
-            d.s.responses, response.response_id, replace(response, interrupted=True)
-        )
         # The provider has stopped its own response; a cancel of ours could hit the next one.
         if reason == "manual" or response.out_of_band:
             responses.cancel(d, response.response_id)

@@ -9,6 +9,9 @@ from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft, with_, without
 from voicebus.services.session.core.state import ItemRecord
 
+LIMIT = 2_000
+"""Items remembered; the oldest are forgotten first, as the provider's own context does."""
+
 
 def added(d: Draft, event: i.ItemAdded) -> None:
     """An item stands in the conversation; again, it only becomes more complete."""
@@ -17,15 +20,42 @@ def added(d: Draft, event: i.ItemAdded) -> None:
         return
     known = d.s.items.get(item.item_id)
     if known is None:
-        record = ItemRecord(item=item, text=item.text or "", done=event.done)
+        record = ItemRecord(
+            item=item,
+            text=item.text or "",
+            done=event.done,
+            placed=event.previous_item_id is not None,
+        )
         d.s.order = _placed(d.s.order, item.item_id, event.previous_item_id)
     else:
-        # A later announcement may lack what an earlier one had; it never takes anything away.
-        merged = item if item.text or not known.item.text else replace(item, text=known.item.text)
+        if not known.placed and event.previous_item_id is not None:
+            order = tuple(other for other in d.s.order if other != item.item_id)
+            d.s.order = _placed(order, item.item_id, event.previous_item_id)
+            known = replace(known, placed=True)
         record = replace(
-            known, item=merged, text=item.text or known.text, done=known.done or event.done
+            known,
+            item=_merged(known.item, item),
+            text=known.text or item.text or "",
+            done=known.done or event.done,
         )
     d.s.items = with_(d.s.items, item.item_id, record)
+    if len(d.s.order) > LIMIT:
+        oldest, d.s.order = d.s.order[0], d.s.order[1:]
+        d.s.items = without(d.s.items, oldest)
+
+
+def _merged(old: i.Item, new: i.Item) -> i.Item:
+    """A later announcement may lack what an earlier one had; it never takes anything away."""
+    return i.Item(
+        item_id=old.item_id,
+        type=new.type or old.type,
+        role=new.role or old.role,
+        status=new.status or old.status,
+        call_id=new.call_id or old.call_id,
+        name=new.name or old.name,
+        arguments=new.arguments or old.arguments,
+        text=new.text or old.text,
+    )
 
 
 def committed(d: Draft, event: i.InputCommitted) -> None:
@@ -48,12 +78,39 @@ def _placed(order: tuple[str, ...], item_id: str, previous: str | None) -> tuple
     return (*order[:at], item_id, *order[at:])
 
 
-def words(d: Draft, item_id: str, text: str) -> None:
-    """The whole text of an item is known; the last word on it stands."""
-    known = d.s.items.get(item_id)
+def assistant_words(d: Draft, item_id: str, content_index: int, text: str) -> bool:
+    """The whole text of a piece of an item. Returns False when it was known before."""
+    known = _known(d, item_id, "assistant")
     if known is None:
-        return
-    d.s.items = with_(d.s.items, item_id, replace(known, text=text))
+        return True
+    if known.parts.get(content_index) == text:
+        return False
+    parts = with_(known.parts, content_index, text)
+    whole = " ".join(parts[index] for index in sorted(parts) if parts[index])
+    d.s.items = with_(d.s.items, item_id, replace(known, parts=parts, text=whole))
+    return True
+
+
+def caller_words(d: Draft, item_id: str, text: str, *, final: bool) -> ItemRecord | None:
+    """What the caller said, whole or so far. Returns how it was known before."""
+    known = _known(d, item_id, "user")
+    if known is not None and (final or not known.final):
+        changed = replace(known, text=text, final=known.final or final)
+        d.s.items = with_(d.s.items, item_id, changed)
+    return known
+
+
+def is_transcribed(d: Draft, item_id: str) -> bool:
+    """Whether the caller's words are final: a late piece of them says nothing new."""
+    known = d.s.items.get(item_id)
+    return known is not None and known.final
+
+
+def _known(d: Draft, item_id: str, role: str) -> ItemRecord | None:
+    """The record of an item, begun here when its words come before its announcement."""
+    if item_id and item_id not in d.s.items:
+        added(d, i.ItemAdded(item=i.Item(item_id=item_id, type="message", role=role)))
+    return d.s.items.get(item_id)
 
 
 def deleted(d: Draft, item_id: str) -> None:

@@ -11,17 +11,22 @@ from msgspec.structs import replace
 
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import Error, SessionClosed, SessionOpened, SessionUpdated
-from voicebus.services.session.core import calls, interruption, responses
+from voicebus.services.session.core import calls, playback, recovery, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft
 from voicebus.services.session.core.state import Update
+from voicebus.services.session.core.turn_taking import provider_interrupts
 
 GREETING_US = 1_000_000
 """A provider that does not introduce itself for so long is configured all the same."""
 CONFIRM_US = 10_000_000
 """A provider that does not confirm the configuration for so long is given up."""
 CONNECT_US = 20_000_000
+UPDATE_US = 10_000_000
+"""A change of the configuration that is neither confirmed nor refused for so long is given up."""
+TRANSCRIPTION = "-transcription"
+"""After a vendor's name: its sessions that only write down, dialled without a model."""
 
 Reason = Literal["client", "server", "error", "abandoned", "limit", "transport_lost"]
 
@@ -35,27 +40,37 @@ def requested(d: Draft, event: i.SessionRequested) -> None:
     """Begin: the reply goes out at once, `session_opened` follows when the provider confirms."""
     d.s.session_id = event.session_id
     d.s.vendor, d.s.model, d.s.transport = event.vendor, event.model, event.transport
+    d.s.capabilities = event.capabilities
     d.s.config = event.config
     d.s.tools = {tool.name: tool for tool in event.tools}
     d.s.client_tools = tuple(event.client_tools)
     d.s.opened_us = d.now_us
+    d.s.tokens_granted = {event.token: True}
+    d.s.sound = (str(event.opened.get("audio_in", "")), str(event.opened.get("audio_out", "")))
+    d.s.longest_session_s = event.longest_session_s
     d.s.generation = 1
     _enter(d, "connecting")
     renew(d)
     d.s.talker = event.token
     d.do(fx.Grant(event.token, True))
-    d.do(fx.Dial(1, event.vendor, event.model, _flush_on_speech(event.config)))
+    d.do(_dial(d))
     d.answer(event.command_id, event.opened)
 
 
-def _enter(
-    d: Draft, phase: Literal["connecting", "configuring", "ready", "closing", "closed"]
-) -> None:
+def _enter(d: Draft, phase: Literal["connecting", "configuring", "ready", "closed"]) -> None:
     d.s.phase, d.s.phase_us = phase, d.now_us
 
 
+def _dial(d: Draft) -> fx.Dial:
+    """Transcription sessions are another address of the same vendor, and take no model there."""
+    only_writes = d.s.config.session_type == "transcription"
+    vendor = d.s.vendor + (TRANSCRIPTION if only_writes else "")
+    model = "" if only_writes else d.s.model
+    return fx.Dial(d.s.generation, vendor, model, _flush_on_speech(d.s.config))
+
+
 def _flush_on_speech(config: SessionConfig) -> bool:
-    return interruption.provider_interrupts(config)
+    return provider_interrupts(config)
 
 
 def renew(d: Draft) -> None:
@@ -88,6 +103,12 @@ def confirmed(d: Draft, event: i.ProviderSessionUpdated) -> None:
     d.s.expires_at = event.expires_at or d.s.expires_at
     if d.s.phase == "configuring":
         _enter(d, "ready")
+        recovery.plan_rotation(d)
+        if d.s.opened_once:
+            recovery.resumed(d)
+            d.do(fx.Release(_flush_on_speech(d.s.config)))
+            return
+        d.s.opened_once = True
         d.do(fx.Release(_flush_on_speech(d.s.config)))
         d.publish(
             SessionOpened(
@@ -104,7 +125,7 @@ def confirmed(d: Draft, event: i.ProviderSessionUpdated) -> None:
         _commit(d, update)
         d.do(fx.Release(_flush_on_speech(d.s.config)))
         _updated(d, event.session, update.command_id)
-        _next_update(d)
+        next_update(d)
     else:
         _updated(d, event.session, None)
 
@@ -128,10 +149,11 @@ def update(d: Draft, event: i.UpdateRequested) -> None:
         _updated(d, {}, event.command_id)
         return
     d.s.updates = (*d.s.updates, wanted)
-    _next_update(d)
+    next_update(d)
 
 
-def _next_update(d: Draft) -> None:
+def next_update(d: Draft) -> None:
+    """Ask for the next change, if none is under way."""
     if d.s.update is not None or not d.s.updates or d.s.phase != "ready":
         return
     first, *rest = d.s.updates
@@ -140,7 +162,8 @@ def _next_update(d: Draft) -> None:
         "update",
         cause=first.command_id,
     )
-    d.s.update, d.s.updates = replace(first, event_id=event_id), tuple(rest)
+    d.s.update = replace(first, event_id=event_id, asked_us=d.now_us)
+    d.s.updates = tuple(rest)
 
 
 def _commit(d: Draft, wanted: Update) -> None:
@@ -152,24 +175,34 @@ def _commit(d: Draft, wanted: Update) -> None:
 
 def refused(d: Draft, event: i.ProviderRefused) -> bool:
     """An error that answers our configuration. Returns whether it did."""
-    asked = d.s.asked.get(event.event_id or "")
     if d.s.phase == "configuring":
-        if asked is None or asked.what == "configure":
-            close(d, "error", code=event.code, message=event.message)
-            return True
-        return False
-    if d.s.update is not None and event.event_id == d.s.update.event_id:
-        command_id = d.s.update.command_id
-        d.s.update = None
-        d.refuse(command_id, "provider_error", f"{event.message} ({event.code})", who="provider")
-        _next_update(d)
+        asked = d.s.asked.get(event.event_id or "")
+        if asked is not None and asked.what != "configure":
+            return False
+        close(d, "error", code=event.code, message=event.message)
         return True
-    return False
+    if d.s.update is None:
+        return False
+    unnamed = event.event_id is None and event.about == "configuration"
+    if not unnamed and event.event_id != d.s.update.event_id:
+        return False
+    command_id = d.s.update.command_id
+    d.s.update = None
+    d.refuse(command_id, "provider_error", f"{event.message} ({event.code})", who="provider")
+    next_update(d)
+    return True
 
 
 def disconnected(d: Draft, event: i.ProviderDisconnected) -> None:
     """The provider's socket is gone, or never was."""
-    if event.generation != d.s.generation or d.s.phase == "closed":
+    if event.generation != d.s.generation or d.s.phase in ("closed", "lost"):
+        return
+    reason = event.reason or f"close code {event.code}"
+    if (
+        d.s.opened_once
+        and recovery.may_help(event)
+        and recovery.lost(d, reason, turn_reason="provider_lost", events_lost=event.events_lost)
+    ):
         return
     if event.http_status is not None or event.code is None:
         code = str(event.http_status) if event.http_status else "unreachable"
@@ -181,13 +214,14 @@ def disconnected(d: Draft, event: i.ProviderDisconnected) -> None:
 
 def transport_lost(d: Draft) -> None:
     """The transport process was restarted: what it had not handed up is lost."""
-    if d.s.phase != "closed":
-        close(
-            d,
-            "transport_lost",
-            message="the transport process was restarted; the provider's connection went with it",
-            hang_up=False,
-        )
+    if d.s.phase == "closed":
+        return
+    d.s.new_transport = True
+    why = "the transport process was restarted; the provider's connection went with it"
+    if not d.s.opened_once or not recovery.lost(
+        d, why, turn_reason="transport_lost", events_lost=True
+    ):
+        close(d, "transport_lost", message=why, hang_up=False)
 
 
 def close(
@@ -212,6 +246,7 @@ def close(
     # A client that closes has asked for silence itself; when the provider goes, what it said stays.
     if silent and reason in ("client", "abandoned", "limit"):
         d.do(fx.Flush(tuple(silent), reason))
+    playback.close(d)
     calls.close_all(d)
     why = "transport_lost" if reason == "transport_lost" else "session_closed"
     for response in tuple(d.s.responses.values()):
@@ -230,6 +265,7 @@ def close(
     for early in d.s.early:
         d.refuse(early.command_id, "gone", f"the session was closed: {message or reason}")
     d.s.update, d.s.updates, d.s.early = None, (), ()
+    d.s.creating, d.s.apart, d.s.queue = None, (), ()
     if hang_up:
         d.do(fx.HangUp(after_n, token))
     if reason == "error":
@@ -254,8 +290,19 @@ def expire(d: Draft) -> None:
         )
     elif d.s.phase == "configuring" and waited_us >= GREETING_US:
         _configure(d)
+    elif d.s.phase == "lost" and d.now_us >= d.s.redial_us:
+        recovery.redial(d, flush_on_speech=_flush_on_speech(d.s.config))
+    else:
+        d.s.looked_us = d.now_us
+        recovery.rotate_if_silent(d, flush_on_speech=_flush_on_speech(d.s.config))
     if d.s.phase in ("closed", "new"):
         return
+    if d.s.update is not None and d.now_us >= d.s.update.asked_us + UPDATE_US:
+        command_id = d.s.update.command_id
+        d.s.update = None
+        message = f"the provider did not confirm the update within {UPDATE_US // 1_000_000} s"
+        d.refuse(command_id, "timeout", message, who="provider")
+        next_update(d)
     limit_us = _duration_limit_us(d)
     if limit_us is not None and d.now_us >= limit_us:
         message = f"the session reached max_duration_s={d.s.config.max_duration_s}"
@@ -285,10 +332,12 @@ def deadlines(d: Draft) -> list[int]:
     """When expire() wants to be called."""
     if d.s.phase in ("closed", "new"):
         return []
-    found = [d.s.lease_until_us]
+    found = [d.s.lease_until_us, *recovery.deadlines(d)]
     limit_us = _duration_limit_us(d)
     if limit_us is not None:
         found.append(limit_us)
+    if d.s.update is not None:
+        found.append(d.s.update.asked_us + UPDATE_US)
     if d.s.phase == "connecting":
         found.append(d.s.phase_us + CONNECT_US)
     elif d.s.phase == "configuring":

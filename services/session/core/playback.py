@@ -12,6 +12,7 @@ from voicebus.bus.messages.events import AssistantAudioDone, AssistantHeard
 from voicebus.bus.messages.sound import milliseconds
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core import responses
 from voicebus.services.session.core.draft import Draft, with_, without
 from voicebus.services.session.core.state import Hearing, Playback
 
@@ -19,6 +20,8 @@ STOP_REPORT_US = 250_000
 """How long an interruption waits for the player to say where it stopped."""
 SILENT_PLAYER_US = 2_000_000
 """A player silent for so long after an item's computed end is taken to have played it."""
+REPORTING_US = 1_000_000
+"""Players report every 250 ms while they play: one silent for longer does not report at all."""
 
 
 def key_of(item_id: str, content_index: int) -> str:
@@ -31,41 +34,58 @@ def published(d: Draft, event: i.SoundPublished) -> None:
     key = key_of(event.item_id, event.content_index)
     known = d.s.playback.get(key)
     if known is None:
-        response = d.s.responses.get(event.response_id)
-        if response is not None and response.interrupted:
+        if responses.is_interrupted(d, event.response_id):
             return  # it was under way when the flush was ordered; players drop it
+        responses.mark(d, event.response_id, event.item_id, "sounding")
         known = Playback(
             response_id=event.response_id,
             item_id=event.item_id,
             content_index=event.content_index,
             first_us=d.now_us,
+            generation=d.s.generation,
         )
     d.s.playback = with_(d.s.playback, key, replace(known, received=known.received + event.samples))
 
 
 def sound_done(d: Draft, event: i.SoundDone) -> None:
-    """The item's sound is complete."""
+    """The item's sound is complete. Said once; of what was flushed before, not at all."""
     key = key_of(event.item_id, event.content_index)
     known = d.s.playback.get(key)
+    if known is None or known.complete:
+        return
     d.publish(
         AssistantAudioDone(
-            turn_id=event.response_id,
+            turn_id=known.response_id,
             item_id=event.item_id,
             content_index=event.content_index,
-            samples=known.received if known else 0,
+            samples=known.received,
         )
     )
-    if known is not None:
-        d.s.playback = with_(d.s.playback, key, replace(known, complete=True))
-        if known.player == "done":
-            _settle(d, key, received_ms(d, known), estimated=False)
+    _complete(d, key)
+
+
+def _complete(d: Draft, key: str) -> None:
+    known = replace(d.s.playback[key], complete=True)
+    d.s.playback = with_(d.s.playback, key, known)
+    settling = d.s.hearing.keys if d.s.hearing else ()
+    if known.player == "done" and key not in settling:
+        _settle(d, key, received_ms(d, known), estimated=False)
 
 
 def response_done(d: Draft, response_id: str) -> None:
     """A response that is over will send no more sound, also where its done events are missing."""
     for key, known in tuple(d.s.playback.items()):
         if known.response_id == response_id and not known.complete:
-            d.s.playback = with_(d.s.playback, key, replace(known, complete=True))
+            _complete(d, key)
+    response = d.s.responses.get(response_id)
+    if response is None or not response.interrupted or response.out_of_band:
+        return
+    if not d.s.capabilities.delete:
+        return
+    # Begun, and nothing of it reached anybody: it was not said.
+    for item_id, came in response.items.items():
+        if came == "silent":
+            d.ask(fx.DeleteItem(item_id), "delete_item", ref=item_id)
 
 
 def reported(d: Draft, item_id: str, content_index: int, played_ms: int, state: str) -> None:
@@ -81,6 +101,7 @@ def reported(d: Draft, item_id: str, content_index: int, played_ms: int, state: 
         player="done" if state == "done" else "stopped" if state == "stopped" else "playing",
     )
     d.s.playback = with_(d.s.playback, key, known)
+    d.s.reported_us = d.now_us
     hearing = d.s.hearing
     if hearing is not None and key in hearing.keys:
         if known.player in ("stopped", "done"):
@@ -98,6 +119,7 @@ def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, bool]]:
     """Per item in playing order: milliseconds heard until `at_us`, and whether estimated."""
     found: dict[str, tuple[int, bool]] = {}
     busy_until_us = 0
+    reporting = d.s.reported_us > 0 and at_us - d.s.reported_us < REPORTING_US
     for key, playback in d.s.playback.items():
         total = received_ms(d, playback)
         if playback.reported_us:
@@ -109,17 +131,12 @@ def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, bool]]:
             begin_us = max(playback.first_us, busy_until_us)
             heard, estimated = min(total, max(0, at_us - begin_us) // 1000), True
             ended_us = begin_us + total * 1000
-        if any_reports(d) and not playback.reported_us:
+        if reporting and not playback.reported_us:
             # A player that reports has not come to this item yet.
             heard, estimated = 0, True
         found[key] = (heard, estimated)
         busy_until_us = max(busy_until_us, ended_us)
     return found
-
-
-def any_reports(d: Draft) -> bool:
-    """Whether some player speaks to us at all."""
-    return any(playback.reported_us for playback in d.s.playback.values())
 
 
 def unheard(d: Draft) -> list[str]:
@@ -153,29 +170,45 @@ def heard_now(d: Draft) -> None:
         return
     d.s.hearing = None
     heard = estimates(d, hearing.since_us)
-    for key in hearing.keys:
-        playback = d.s.playback.get(key)
-        if playback is None:
-            continue
+    keys = [key for key in hearing.keys if key in d.s.playback]
+    begun = {d.s.playback[key].item_id for key in keys if heard[key][0] > 0}
+    begun |= {
+        item_id
+        for item_id in (d.s.playback[key].item_id for key in keys)
+        if (record := d.s.items.get(item_id)) is not None and record.heard_ms
+    }
+    deleted: set[str] = set()
+    for key in keys:
+        playback = d.s.playback[key]
         heard_ms, estimated = heard[key]
-        total_ms = received_ms(d, playback)
-        if heard_ms >= total_ms and playback.complete:
-            pass
-        elif heard_ms <= 0:
+        if heard_ms >= received_ms(d, playback) and playback.complete:
+            pass  # all of it was heard
+        elif responses.is_out_of_band(d, playback.response_id):
+            pass  # it stands in no conversation
+        elif playback.item_id in begun:
+            _truncate(d, playback, heard_ms)
+        elif playback.item_id not in deleted and d.s.capabilities.delete:
             # Truncating an item without sound is refused; what nobody heard was not said.
+            deleted.add(playback.item_id)
             d.ask(fx.DeleteItem(playback.item_id), "delete_item", ref=playback.item_id)
-        else:
-            d.ask(
-                fx.TruncateItem(playback.item_id, playback.content_index, heard_ms),
-                "truncate_item",
-                ref=playback.item_id,
-            )
         _settle(d, key, heard_ms, estimated=estimated)
+
+
+def _truncate(d: Draft, playback: Playback, heard_ms: int) -> None:
+    if d.s.capabilities.truncate:
+        d.ask(
+            fx.TruncateItem(playback.item_id, playback.content_index, heard_ms),
+            "truncate_item",
+            ref=playback.item_id,
+        )
 
 
 def _settle(d: Draft, key: str, heard_ms: int, *, estimated: bool) -> None:
     playback = d.s.playback[key]
     total_ms = received_ms(d, playback)
+    response = d.s.responses.get(playback.response_id)
+    words = response.words.get(key) if response is not None else None
+    text = None if words is None else heard_text(words, heard_ms, total_ms)
     d.publish(
         AssistantHeard(
             turn_id=playback.response_id,
@@ -184,13 +217,40 @@ def _settle(d: Draft, key: str, heard_ms: int, *, estimated: bool) -> None:
             heard_ms=heard_ms,
             complete=playback.complete and heard_ms >= total_ms,
             estimated=estimated,
+            text=text,
         )
     )
     record = d.s.items.get(playback.item_id)
     if record is not None:
-        record = replace(record, heard_ms=heard_ms, generated_ms=total_ms)
+        record = replace(
+            record,
+            heard_ms=(record.heard_ms or 0) + heard_ms,
+            heard_text=" ".join(filter(None, (record.heard_text, text))) or None,
+            generated_ms=(record.generated_ms or 0) + total_ms,
+        )
         d.s.items = with_(d.s.items, playback.item_id, record)
     d.s.playback = without(d.s.playback, key)
+
+
+def heard_text(words: str, heard_ms: int, total_ms: int) -> str:
+    """The words that were probably heard, by their share of the time; whole words only."""
+    if heard_ms >= total_ms or not words:
+        return words
+    share = words[: len(words) * heard_ms // total_ms]
+    if words[len(share)].isspace():
+        return share.rstrip()
+    return share[: max(share.rfind(" "), share.rfind("\n"), 0)].rstrip()
+
+
+def close(d: Draft) -> None:
+    """The session ends: say of everything open how much of it was heard."""
+    since_us = d.s.hearing.since_us if d.s.hearing else d.now_us
+    settling = d.s.hearing.keys if d.s.hearing else ()
+    d.s.hearing = None
+    now, then = estimates(d, d.now_us), estimates(d, since_us)
+    for key in tuple(d.s.playback):
+        heard_ms, estimated = (then if key in settling else now)[key]
+        _settle(d, key, heard_ms, estimated=estimated)
 
 
 def _silent_until_us(d: Draft, key: str) -> int:

@@ -6,10 +6,10 @@
 
 At most one response of the default conversation is asked for or active. Automatic creates, after
 tool outputs, coalesce, and a response that the provider's turn detection began answers them. A
-client's own keep their order. Out-of-band responses overlap everything.
+client's own keep their number and order. Out-of-band responses overlap everything.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
@@ -27,13 +27,26 @@ from voicebus.services.session.core.state import Create, Response
 ANNOUNCE_US = 10_000_000
 """A create that is neither announced nor refused for so long is given up."""
 SILENT_US = 60_000_000
-"""A response of which nothing comes for so long is cancelled, then given up."""
+"""A response of which nothing comes for so long is cancelled."""
+STOPPING_US = 5_000_000
+"""A response that was stopped and of which nothing comes for so long is taken as over."""
 ANSWER_US = 3_000_000
 """How long automatic creates wait for the provider's own answer to the caller's turn."""
 UNANNOUNCED_US = 250_000
-"""How long a create waits that was refused for a response we have not heard of yet."""
+"""How long a create waits that was refused for a response we have not heard of; then twice that."""
+UNANNOUNCED_LIMIT = 8
+"""How often it is tried: 250 ms, 500 ms, … 4 s, 4 s."""
+SPEECH_US = 60_000_000
+"""Nobody speaks for longer without a pause: the provider's word on the end was lost."""
 RETRY_LIMIT = 3
 """How often a response that failed by a rate limit is asked for again."""
+RETRY_MS = 1_000
+"""How long a retry waits when the provider does not say."""
+REMEMBERED = 8
+"""Responses that are over and still known, so that their late events are recognised."""
+
+
+# --- wanting and asking -----------------------------------------------------------------------
 
 
 def want(
@@ -45,31 +58,75 @@ def want(
     tool_choice: str | None = None,
 ) -> None:
     """Somebody wants a response; it is asked for when its turn has come."""
+    if automatic and any(waiting.automatic for waiting in d.s.queue):
+        d.s.queue = tuple(
+            replace(waiting, tool_choice=_stricter(waiting.tool_choice, tool_choice))
+            if waiting.automatic
+            else waiting
+            for waiting in d.s.queue
+        )
+        pump(d)
+        return
     overrides = overrides or {}
     create = Create(
-        tag=str(d.s.next_tag),
+        tag=_tag(d),
         automatic=automatic,
         cause=cause,
         overrides=overrides,
         out_of_band=overrides.get("conversation") == "none",
         tool_choice=tool_choice,
     )
-    d.s.next_tag += 1
-    if automatic and any(waiting.automatic for waiting in d.s.queue):
-        return
     d.s.queue = (*d.s.queue, create)
     pump(d)
 
 
+def _tag(d: Draft) -> str:
+    tag = str(d.s.next_tag)
+    d.s.next_tag += 1
+    return tag
+
+
+def _stricter(one: str | None, other: str | None) -> str | None:
+    return "none" if "none" in (one, other) else one or other
+
+
 def pump(d: Draft) -> None:
     """Ask for whatever may be asked for now."""
-    if d.s.phase != "ready":
+    if d.s.phase != "ready" or not d.s.queue:
         return
     for create in d.s.queue:
-        if create.not_before_us > d.now_us or (create.automatic and d.s.speaking):
+        if create.not_before_us > d.now_us or not _may_be_asked(d, create):
             continue
-        if create.out_of_band or (d.s.creating is None and active_default(d) is None):
-            _ask(d, create)
+        if _is_answered_by_another(d, create):
+            continue
+        _ask(d, create)
+
+
+def _may_be_asked(d: Draft, create: Create) -> bool:
+    """Whether nothing but time stands in its way."""
+    if create.out_of_band:
+        return True
+    if create.automatic and d.s.speaking_us:
+        return False
+    return d.s.creating is None and active_default(d) is None
+
+
+def _is_answered_by_another(d: Draft, create: Create) -> bool:
+    """A client's own plain create sees the tool outputs, too: one answer instead of two."""
+    if not create.automatic:
+        return False
+    for other in d.s.queue:
+        if other.automatic or other.overrides or other.not_before_us > d.now_us:
+            continue
+        stricter = replace(other, tool_choice=_stricter(other.tool_choice, create.tool_choice))
+        d.s.queue = tuple(
+            stricter if waiting is other else waiting
+            for waiting in d.s.queue
+            if waiting.tag != create.tag
+        )
+        _ask(d, stricter)
+        return True
+    return False
 
 
 def _ask(d: Draft, create: Create) -> None:
@@ -80,8 +137,11 @@ def _ask(d: Draft, create: Create) -> None:
         cause=create.cause,
         ref=create.tag,
     )
-    if not create.out_of_band:
-        d.s.creating = replace(create, asked_us=d.now_us, event_id=event_id)
+    asked = replace(create, asked_us=d.now_us, event_id=event_id, not_before_us=0)
+    if create.out_of_band:
+        d.s.apart = (*d.s.apart, asked)
+    else:
+        d.s.creating = asked
 
 
 def active_default(d: Draft) -> Response | None:
@@ -92,35 +152,136 @@ def active_default(d: Draft) -> Response | None:
     return None
 
 
+def withdraw(d: Draft, cause: str) -> None:
+    """What this command wanted answered does not exist: its response is not wanted either."""
+    d.s.queue = tuple(create for create in d.s.queue if create.cause != cause)
+    if d.s.creating is not None and d.s.creating.cause == cause:
+        d.s.creating = replace(d.s.creating, unwanted=True)
+    for response in tuple(d.s.responses.values()):
+        if response.cause == cause:
+            cancel(d, response.response_id)
+
+
+def drop_queue(d: Draft) -> bool:
+    """An interrupt withdraws what was wanted and not yet announced. Returns whether there was."""
+    kept = tuple(create for create in d.s.queue if create.out_of_band)
+    dropped = len(kept) < len(d.s.queue) or (d.s.creating is not None and not d.s.creating.unwanted)
+    d.s.queue = kept
+    unwant(d)
+    return dropped
+
+
+def unwant(d: Draft) -> None:
+    """What was asked for is cancelled as soon as it is announced."""
+    if d.s.creating is not None:
+        d.s.creating = replace(d.s.creating, unwanted=True)
+
+
+# --- announced --------------------------------------------------------------------------------
+
+
 def started(d: Draft, event: i.ResponseStarted) -> None:
     """The provider announced a response: ours, or one of its turn detection."""
     if event.response_id in d.s.responses:
         return
-    create = d.s.creating
-    ours = create is not None and not event.out_of_band and event.tag in (create.tag, None)
-    if ours and create is not None:
-        d.s.creating = None
-    elif not event.out_of_band:
-        # It has seen the tool outputs that an automatic create was meant to have answered.
-        create = None
-        d.s.queue = tuple(waiting for waiting in d.s.queue if not waiting.automatic)
-    else:
-        create = None
+    create, late = _claim(d, event.tag, event.out_of_band)
+    out_of_band = event.out_of_band or (create is not None and create.out_of_band)
+    if create is None and not late and not out_of_band:
+        _answers_automatic(d)
     response = Response(
         response_id=event.response_id,
-        out_of_band=event.out_of_band,
+        out_of_band=out_of_band,
         cause=create.cause if create else None,
         create=create,
         started_us=d.now_us,
         seen_us=d.now_us,
+        assumed=create is not None and event.tag is None,
     )
     d.s.responses = with_(d.s.responses, event.response_id, response)
     d.publish(AssistantTurnStarted(turn_id=event.response_id), response.cause)
-    if create is not None and create.unwanted:
+    if late or (create is not None and create.unwanted):
         interrupted = replace(response, interrupted=True)
         d.s.responses = with_(d.s.responses, event.response_id, interrupted)
         d.do(fx.Flush((event.response_id,), "interrupted before it was announced"))
         cancel(d, event.response_id)
+
+
+def _claim(d: Draft, tag: str | None, out_of_band: bool) -> tuple[Create | None, bool]:
+    """The create that this response answers, and whether it is one that was given up."""
+    create = d.s.creating
+    if tag is not None:
+        d.s.echoes = True
+        if create is not None and create.tag == tag:
+            d.s.creating = None
+            return create, False
+        for one in d.s.apart:
+            if one.tag == tag:
+                d.s.apart = tuple(other for other in d.s.apart if other.tag != tag)
+                return one, False
+        return None, True
+    if d.s.echoes:
+        return None, False
+    if out_of_band and d.s.apart:
+        one, *rest = d.s.apart
+        d.s.apart = tuple(rest)
+        return one, False
+    if create is not None and not out_of_band:
+        d.s.creating = None
+        return create, False
+    return None, False
+
+
+def _answers_automatic(d: Draft) -> None:
+    """The provider's own response has seen the tool outputs that an automatic one was to answer."""
+    d.s.speaking_us = 0
+    d.s.queue = tuple(waiting for waiting in d.s.queue if not waiting.automatic)
+
+
+def wrote(d: Draft, event: i.OutputItemAdded) -> None:
+    """A response began an item: a message may come to be heard or read."""
+    response = d.s.responses.get(event.response_id)
+    if response is None or event.item.type != "message" or event.item.item_id in response.items:
+        return
+    changed = replace(response, items=with_(response.items, event.item.item_id, "silent"))
+    d.s.responses = with_(d.s.responses, event.response_id, changed)
+
+
+def mark(d: Draft, response_id: str, item_id: str, as_: Literal["written", "sounding"]) -> None:
+    """Something of this item reached the caller."""
+    response = d.s.responses.get(response_id)
+    if response is not None and response.items.get(item_id, "silent") == "silent":
+        changed = replace(response, items=with_(response.items, item_id, as_))
+        d.s.responses = with_(d.s.responses, response_id, changed)
+
+
+def spoke(d: Draft, response_id: str, key: str, text: str, *, whole: bool) -> None:
+    """Words of spoken sound, kept until it is known how much of them was heard."""
+    response = d.s.responses.get(response_id)
+    if response is None:
+        return
+    words = text if whole else response.words.get(key, "") + text
+    changed = replace(response, words=with_(response.words, key, words))
+    d.s.responses = with_(d.s.responses, response_id, changed)
+
+
+def is_interrupted(d: Draft, response_id: str) -> bool:
+    """Whether nobody wants to hear or read more of it."""
+    response = d.s.responses.get(response_id)
+    return response is not None and response.interrupted
+
+
+def is_out_of_band(d: Draft, response_id: str) -> bool:
+    """Whether its items stand in no conversation."""
+    response = d.s.responses.get(response_id)
+    return response is not None and response.out_of_band
+
+
+def interrupt(d: Draft, response_id: str) -> None:
+    """Nobody wants more of this response, whoever stops it."""
+    response = d.s.responses.get(response_id)
+    if response is not None:
+        changed = replace(response, interrupted=True, seen_us=d.now_us)
+        d.s.responses = with_(d.s.responses, response_id, changed)
 
 
 def cancel(d: Draft, response_id: str) -> None:
@@ -128,7 +289,8 @@ def cancel(d: Draft, response_id: str) -> None:
     response = d.s.responses.get(response_id)
     if response is None or not response.active or response.cancelling:
         return
-    d.s.responses = with_(d.s.responses, response_id, replace(response, cancelling=True))
+    changed = replace(response, cancelling=True, seen_us=d.now_us)
+    d.s.responses = with_(d.s.responses, response_id, changed)
     d.ask(fx.CancelResponse(response_id), "cancel_response", ref=response_id)
 
 
@@ -140,12 +302,19 @@ def seen(d: Draft, response_id: str) -> None:
         d.s.responses = with_(d.s.responses, response_id, replace(response, seen_us=d.now_us))
 
 
-def done(d: Draft, event: i.ResponseDone) -> None:
-    """A response is over, however it ended; a foreign one changes nothing of ours."""
+# --- over -------------------------------------------------------------------------------------
+
+
+def done(d: Draft, event: i.ResponseDone) -> bool:
+    """A response is over, however it ended. Returns False for what was over before.
+
+    A foreign one changes nothing of ours.
+    """
     response = d.s.responses.get(event.response_id)
-    if response is not None and not response.active:
-        return
-    cause = response.cause if response else None
+    if response is None:
+        response = _unannounced(d, event)
+    elif not response.active:
+        return False
     d.publish(
         AssistantTurnCompleted(
             turn_id=event.response_id,
@@ -154,65 +323,82 @@ def done(d: Draft, event: i.ResponseDone) -> None:
             error=event.error,
             usage=event.usage,
         ),
-        cause,
+        response.cause,
     )
     if event.usage is not None:
         d.s.tokens += event.usage.total_tokens
-    if response is None:
-        return
-    d.s.responses = with_(
-        d.s.responses, event.response_id, replace(response, active=False, cancelling=False)
-    )
+    over = replace(response, active=False, cancelling=False)
+    d.s.responses = with_(d.s.responses, event.response_id, over)
     if event.status == "failed":
         _failed(d, event, response)
+    return True
+
+
+def _unannounced(d: Draft, event: i.ResponseDone) -> Response:
+    """Some are over without ever having begun; by its tag it may still be ours."""
+    create = None
+    if event.tag is not None:
+        create, _ = _claim(d, event.tag, event.out_of_band)
+    response = Response(
+        response_id=event.response_id,
+        out_of_band=event.out_of_band or (create is not None and create.out_of_band),
+        cause=create.cause if create else None,
+        create=create,
+        started_us=d.now_us,
+        seen_us=d.now_us,
+    )
+    d.publish(AssistantTurnStarted(turn_id=event.response_id), response.cause)
+    return response
 
 
 def _failed(d: Draft, event: i.ResponseDone, response: Response) -> None:
     details = event.error or {}
-    create = response.create
     if event.rate_limited:
-        reset_ms = event.retry_after_ms or 1000
-        if create is not None and create.attempt < RETRY_LIMIT + 1 and not response.interrupted:
-            again = replace(
-                create,
-                attempt=create.attempt + 1,
-                not_before_us=d.now_us + reset_ms * 1000,
-                event_id=None,
-                asked_us=0,
-            )
-            d.s.queue = (again, *d.s.queue)
-            return
-        d.publish(RateLimited(reset_ms=reset_ms, details=details), response.cause)
+        _rate_limited(d, event.retry_after_ms or RETRY_MS, details, response)
         return
     d.publish(
         Error(
             code=str(details.get("code") or details.get("type") or "response_failed"),
             error=str(details.get("message") or "the provider could not finish the response"),
-            recoverable=True,
+            recoverable=not event.fatal,
             details=details,
         ),
         response.cause,
     )
 
 
+def _rate_limited(d: Draft, reset_ms: int, details: dict[str, Any], response: Response) -> None:
+    create = response.create
+    if create is None and not response.out_of_band:
+        # The turn detection's own: the caller said something and must not stay unanswered.
+        create = Create(tag=_tag(d), automatic=True)
+    if create is None or create.attempt > RETRY_LIMIT or response.interrupted:
+        d.publish(RateLimited(reset_ms=reset_ms, details=details), response.cause)
+        return
+    again = replace(
+        create,
+        attempt=create.attempt + 1,
+        not_before_us=d.now_us + reset_ms * 1000,
+        event_id=None,
+        asked_us=0,
+    )
+    d.s.queue = (again, *d.s.queue)
+
+
+# --- refused ----------------------------------------------------------------------------------
+
+
 def refused(d: Draft, event: i.ProviderRefused) -> bool:
-    """An error that answers the create under way. Returns whether it did."""
-    create = d.s.creating
+    """An error that answers a create under way. Returns whether it did."""
+    if event.meaning == "already_active":
+        _already_active(d, event)
+        return True
+    create = _asked_as(d, event.event_id)
+    if create is None and event.event_id is None and event.about == "response":
+        create = d.s.creating
     if create is None:
         return False
-    if event.event_id is not None and event.event_id != create.event_id:
-        return False
-    if event.event_id is None and event.meaning != "already_active":
-        return False
-    d.s.creating = None
-    if event.meaning == "already_active":
-        # Its turn has not come: the response that is in the way ends, then it is asked for again.
-        # The provider may say so before it announces that response, hence the short wait.
-        if not create.unwanted and not (create.automatic and active_default(d) is not None):
-            later = d.now_us + UNANNOUNCED_US
-            again = replace(create, event_id=None, asked_us=0, not_before_us=later)
-            d.s.queue = (again, *d.s.queue)
-        return True
+    _forget(d, create)
     d.publish(
         Error(code=event.code, error=event.message, recoverable=True, details=event.details),
         create.cause,
@@ -220,8 +406,76 @@ def refused(d: Draft, event: i.ProviderRefused) -> bool:
     return True
 
 
+def _asked_as(d: Draft, event_id: str | None) -> Create | None:
+    if event_id is None:
+        return None
+    under_way = (*d.s.apart, *([d.s.creating] if d.s.creating else []))
+    return next((create for create in under_way if create.event_id == event_id), None)
+
+
+def _forget(d: Draft, create: Create) -> None:
+    if d.s.creating is not None and d.s.creating.tag == create.tag:
+        d.s.creating = None
+    d.s.apart = tuple(other for other in d.s.apart if other.tag != create.tag)
+
+
+def _already_active(d: Draft, event: i.ProviderRefused) -> None:
+    """Its turn has not come: when the response in its way ends, it is asked for again."""
+    create = _asked_as(d, event.event_id) or (d.s.creating if event.event_id is None else None)
+    if create is not None:
+        _forget(d, create)
+    else:
+        create = _disown(d, event.event_id)
+    if create is None or create.unwanted:
+        return
+    blocked = active_default(d) is not None
+    if create.automatic and blocked:
+        return  # that response answers it
+    if create.refusals >= UNANNOUNCED_LIMIT:
+        d.publish(
+            Error(code=event.code, error=event.message, recoverable=True, details=event.details),
+            create.cause,
+        )
+        return
+    # The provider may say so before it announces that response, hence the short wait.
+    wait_us = UNANNOUNCED_US * 2 ** min(create.refusals, 4)
+    again = replace(
+        create,
+        event_id=None,
+        asked_us=0,
+        not_before_us=0 if blocked else d.now_us + wait_us,
+        refusals=0 if blocked else create.refusals + 1,
+    )
+    d.s.queue = (again, *d.s.queue)
+
+
+def _disown(d: Draft, event_id: str | None) -> Create | None:
+    """A response without a tag was taken for ours: the refusal proves that it was not."""
+    for response in reversed(tuple(d.s.responses.values())):
+        create = response.create
+        if create is None or not response.assumed:
+            continue
+        if event_id is not None and create.event_id != event_id:
+            continue
+        changed = replace(response, create=None, cause=None, assumed=False)
+        d.s.responses = with_(d.s.responses, response.response_id, changed)
+        if not response.out_of_band:
+            _answers_automatic(d)
+        return create
+    return None
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+def user_started(d: Draft) -> None:
+    """The caller speaks: nothing automatic begins until that is over."""
+    d.s.speaking_us = d.now_us
+
+
 def user_stopped(d: Draft, provider_responds: bool) -> None:
     """The caller's turn is over: what waited for it may begin, unless the provider answers it."""
+    d.s.speaking_us = 0
     if provider_responds:
         # Its own response will stand in for the automatic ones; only if none comes are they asked.
         later = d.now_us + ANSWER_US
@@ -232,54 +486,63 @@ def user_stopped(d: Draft, provider_responds: bool) -> None:
     pump(d)
 
 
-def drop_queue(d: Draft) -> None:
-    """An interrupt withdraws what was wanted and not yet asked for."""
-    d.s.queue = tuple(create for create in d.s.queue if create.out_of_band)
-    if d.s.creating is not None:
-        d.s.creating = replace(d.s.creating, unwanted=True)
-
-
-def expire(d: Draft) -> None:
-    """The watchdogs."""
-    create = d.s.creating
-    if create is not None and d.now_us >= create.asked_us + ANNOUNCE_US:
-        d.s.creating = None
-        d.publish(
-            Error(
-                code="provider_silent",
-                error="the provider did not begin the response within "
-                f"{ANNOUNCE_US // 1_000_000} s; ask again with create_response",
-                recoverable=True,
-            ),
-            create.cause,
-        )
-    for response in tuple(d.s.responses.values()):
-        if not response.active or d.now_us < response.seen_us + SILENT_US:
+def expire(d: Draft) -> list[i.ResponseDone]:
+    """The watchdogs. Returns the responses that are given up: they are over."""
+    if d.s.speaking_us and d.now_us >= d.s.speaking_us + SPEECH_US:
+        d.s.speaking_us = 0
+    for create in (d.s.creating, *d.s.apart):
+        if create is None or d.now_us < create.asked_us + ANNOUNCE_US:
             continue
-        if response.cancelling:
-            done(
-                d,
-                i.ResponseDone(
-                    response_id=response.response_id, status="incomplete", reason="provider_silent"
+        _forget(d, create)
+        if not create.unwanted:
+            d.publish(
+                Error(
+                    code="provider_silent",
+                    error="the provider did not begin the response within "
+                    f"{ANNOUNCE_US // 1_000_000} s; ask again with create_response",
+                    recoverable=True,
                 ),
+                create.cause,
+            )
+    given_up = []
+    for response in tuple(d.s.responses.values()):
+        if not response.active or d.now_us < _silent_until_us(response):
+            continue
+        if response.cancelling or response.interrupted:
+            given_up.append(
+                i.ResponseDone(
+                    now_us=d.now_us,
+                    response_id=response.response_id,
+                    status="cancelled" if response.interrupted else "incomplete",
+                    reason="provider_silent",
+                )
             )
         else:
             cancel(d, response.response_id)
-            again = d.s.responses[response.response_id]
-            d.s.responses = with_(
-                d.s.responses, response.response_id, replace(again, seen_us=d.now_us)
-            )
     pump(d)
+    return given_up
+
+
+def _silent_until_us(response: Response) -> int:
+    stopping = response.cancelling or response.interrupted
+    return response.seen_us + (STOPPING_US if stopping else SILENT_US)
 
 
 def deadlines(d: Draft) -> list[int]:
     """When the watchdogs want to be woken."""
-    found = [create.not_before_us for create in d.s.queue if create.not_before_us]
-    if d.s.creating is not None:
-        found.append(d.s.creating.asked_us + ANNOUNCE_US)
+    found = [
+        create.not_before_us
+        for create in d.s.queue
+        if create.not_before_us and d.s.phase == "ready" and _may_be_asked(d, create)
+    ]
     found.extend(
-        response.seen_us + SILENT_US for response in d.s.responses.values() if response.active
+        create.asked_us + ANNOUNCE_US for create in (d.s.creating, *d.s.apart) if create is not None
     )
+    found.extend(
+        _silent_until_us(response) for response in d.s.responses.values() if response.active
+    )
+    if d.s.speaking_us and any(create.automatic for create in d.s.queue):
+        found.append(d.s.speaking_us + SPEECH_US)
     return found
 
 
@@ -291,6 +554,5 @@ def prune(d: Draft) -> None:
         for key, response in d.s.responses.items()
         if not response.active and key not in audible and key not in d.s.batches
     ]
-    # The last ones are kept: their late events are to be recognised.
-    if len(over) > 8:
-        d.s.responses = without(d.s.responses, *over[:-8])
+    if len(over) > REMEMBERED:
+        d.s.responses = without(d.s.responses, *over[:-REMEMBERED])

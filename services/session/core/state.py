@@ -9,9 +9,10 @@ import msgspec
 
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.work import Status, ToolSpec
+from voicebus.services.session.core.capabilities import Capabilities
 from voicebus.services.session.core.inputs import Commanded, Item
 
-Phase = Literal["new", "connecting", "configuring", "ready", "closing", "closed"]
+Phase = Literal["new", "connecting", "configuring", "ready", "lost", "closed"]
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -32,6 +33,8 @@ class Create(Part, frozen=True, kw_only=True):
     not_before_us: int = 0
     asked_us: int = 0
     event_id: str | None = None
+    refusals: int = 0
+    """How often it was refused because another response is active."""
     unwanted: bool = False
     """Interrupted before it was announced: to be cancelled by id as soon as it is."""
 
@@ -48,6 +51,12 @@ class Response(Part, frozen=True, kw_only=True):
     active: bool = True
     cancelling: bool = False
     interrupted: bool = False
+    assumed: bool = False
+    """Taken for ours though it bore no tag: a refusal of our create would prove otherwise."""
+    items: dict[str, Literal["silent", "written", "sounding"]] = {}
+    """Its messages, and what came of each."""
+    words: dict[str, str] = {}
+    """The words spoken so far, by item and content index."""
 
 
 class Playback(Part, frozen=True, kw_only=True):
@@ -61,6 +70,8 @@ class Playback(Part, frozen=True, kw_only=True):
     complete: bool = False
     """No more will come."""
     first_us: int
+    generation: int = 1
+    """The connection that knows this item; another one cannot truncate it."""
     played_ms: int = 0
     reported_us: int = 0
     """When the player last spoke of this item; 0 for never."""
@@ -86,6 +97,8 @@ class Call(Part, frozen=True, kw_only=True):
     response_id: str
     output_index: int
     name: str
+    generation: int = 1
+    """The connection whose conversation holds it; another one is told by context."""
     arguments: str = ""
     phase: CallPhase = "collecting"
     by: Literal["pool", "client"] = "pool"
@@ -129,6 +142,7 @@ class Update(Part, frozen=True, kw_only=True):
     tools: dict[str, ToolSpec]
     client_tools: tuple[str, ...]
     event_id: str = ""
+    asked_us: int = 0
 
 
 class ItemRecord(Part, frozen=True, kw_only=True):
@@ -136,7 +150,14 @@ class ItemRecord(Part, frozen=True, kw_only=True):
 
     item: Item
     text: str = ""
+    parts: dict[int, str] = {}
+    """Its words by content index, where it was made of several pieces."""
+    final: bool = False
+    """The caller's words are transcribed; nothing more is expected."""
+    placed: bool = True
+    """False while nobody has said after which item it stands."""
     heard_ms: int | None = None
+    heard_text: str | None = None
     generated_ms: int | None = None
     done: bool = False
 
@@ -147,6 +168,7 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     session_id: str = ""
     vendor: str = ""
     model: str = ""
+    capabilities: Capabilities = Capabilities()
     transport: int = 0
     config: SessionConfig = msgspec.field(default_factory=SessionConfig)
     tools: dict[str, ToolSpec] = {}
@@ -167,6 +189,27 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     early: tuple[Commanded, ...] = ()
     """Commands that came before the provider had confirmed the configuration."""
 
+    # recovery
+    opened_once: bool = False
+    """Whether `session_opened` was published."""
+    attempt: int = 0
+    redial_us: int = 0
+    events_lost: bool = False
+    new_transport: bool = False
+    """The next connection is on a transport that does not know our tokens."""
+    tokens_granted: dict[str, bool] = {}
+    sound: tuple[str, str] = ("", "")
+    """Endpoints of the transport for sound in and out."""
+    longest_session_s: float | None = None
+    expires_us: int = 0
+    rotate_us: int = 0
+    expiring_told: bool = False
+    looked_us: int = 0
+    unanswered: bool = False
+    """A user turn has been committed and no response to it has begun."""
+    given: dict[str, dict[str, Any]] = {}
+    """Items as clients gave them, by id: what a new connection cannot get from a transcript."""
+
     # counters
     epoch: int = 0
     next_event: int = 1
@@ -176,14 +219,21 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     # responses
     responses: dict[str, Response] = {}
     creating: Create | None = None
+    """The one create for the default conversation that is asked for and not yet announced."""
+    apart: tuple[Create, ...] = ()
+    """Those out of band that are asked for and not yet announced."""
     queue: tuple[Create, ...] = ()
+    echoes: bool = False
+    """The provider echoes our tags: a response without one is not ours."""
 
     # playback
     playback: dict[str, Playback] = {}
     hearing: Hearing | None = None
+    reported_us: int = 0
+    """When a player last said anything."""
 
-    speaking: bool = False
-    """The caller speaks: nothing automatic begins now."""
+    speaking_us: int = 0
+    """Since when the caller speaks: nothing automatic begins now. 0 for silence."""
 
     # calls
     calls: dict[str, Call] = {}

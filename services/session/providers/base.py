@@ -1,24 +1,12 @@
-"""What a translator is, and what a provider may or may not be able to do."""
+"""What a translator is: one provider's dialect, both ways."""
 
 from typing import Any, Protocol
 
-import msgspec
-
+from voicebus.services.session.core.capabilities import Capabilities
 from voicebus.services.session.core.effects import Request
 from voicebus.services.session.core.inputs import AnyInput
 
-
-class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
-    """What a provider can do. A command that it cannot do is answered `unsupported`."""
-
-    truncate: bool = True
-    manual_commit: bool = True
-    server_turn_detection: bool = True
-    arguments_deltas: bool = True
-    text: bool = True
-    out_of_band: bool = True
-    resume: bool = False
-    longest_session_s: float | None = None
+__all__ = ["Capabilities", "Translator"]
 
 
 class Translator(Protocol):

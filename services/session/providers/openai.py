@@ -4,7 +4,7 @@ Source of the wire facts: the `openai` package's `types/realtime` and OpenAI's r
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -47,6 +47,9 @@ FATAL = frozenset(
     }
 )
 """What no repetition helps against."""
+TAG = "voicebus"
+"""The key of our tag in a response's metadata."""
+MAX_ID = 32
 RATE_LIMITS = frozenset({"rate_limit_exceeded", "inference_rate_limit_exceeded"})
 
 
@@ -140,6 +143,7 @@ def _user_words(final: bool) -> Callable[[Frame, int], i.AnyInput]:
             item_id=_text(frame, "item_id"),
             text=_text(frame, "transcript" if final else "delta"),
             final=final,
+            usage=(_table(frame, "usage") or None) if final else None,
         )
 
     return read
@@ -180,7 +184,7 @@ def _response_started(frame: Frame, now_us: int) -> i.AnyInput:
     return i.ResponseStarted(
         now_us=now_us,
         response_id=_text(response, "id"),
-        tag=_maybe(_table(response, "metadata"), "voicebus"),
+        tag=_maybe(_table(response, "metadata"), TAG),
         out_of_band=_out_of_band(response),
     )
 
@@ -272,6 +276,8 @@ def _response_done(frame: Frame, now_us: int) -> i.AnyInput:
         rate_limited=code in RATE_LIMITS,
         retry_after_ms=_retry_after_ms(_text(error or {}, "message")),
         out_of_band=_out_of_band(response),
+        tag=_maybe(_table(response, "metadata"), TAG),
+        fatal=code in FATAL,
     )
 
 
@@ -313,12 +319,22 @@ def _error(frame: Frame, now_us: int) -> i.AnyInput:
         message=message,
         event_id=_maybe(error, "event_id"),
         meaning=meaning,
+        about=_about(code, _text(error, "param"), message),
         details={key: error[key] for key in ("type", "param") if error.get(key) is not None},
     )
 
 
+def _about(code: str, param: str, message: str) -> Literal["configuration", "response"] | None:
+    """What an error refuses that names none of our requests."""
+    if param.startswith("session") or code == "cannot_update_voice" or "session.update" in message:
+        return "configuration"
+    if param.startswith("response") or code == "bad_response_create":
+        return "response"
+    return "response" if "response.create" in message else None
+
+
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"
-_READERS: dict[str, Callable[[Frame, int], i.AnyInput]] = {
+READERS: dict[str, Callable[[Frame, int], i.AnyInput]] = {
     "session.created": _session_created,
     "session.updated": _session_updated,
     "input_audio_buffer.speech_started": _speech_started,
@@ -350,8 +366,10 @@ for _beta, _ga in (
     ("response.audio_transcript.delta", "response.output_audio_transcript.delta"),
     ("response.audio_transcript.done", "response.output_audio_transcript.done"),
     ("response.audio.done", "response.output_audio.done"),
+    ("transcription_session.created", "session.created"),
+    ("transcription_session.updated", "session.updated"),
 ):
-    _READERS[_beta] = _READERS[_ga]
+    READERS[_beta] = READERS[_ga]
 
 
 # --- to the provider --------------------------------------------------------------------------
@@ -366,20 +384,11 @@ def build_session_update(
 
     `provider_extras` are merged deeply, so that a nested extra does not wipe its neighbours.
     """
-    named = set(only) if only is not None else None
-
-    def wanted(*fields: str) -> bool:
-        return named is None or bool(named & set(fields))
-
-    session: Frame = {"type": "realtime"}
+    wanted = _Wanted(None if only is None else frozenset(only))
+    session: Frame = {"type": config.session_type}
     given: Frame = {}
-    taken: Frame = {}
-    if wanted("instructions") and config.instructions is not None:
-        session["instructions"] = config.instructions
-    if named is None:
-        session["output_modalities"] = ["audio"] if "audio" in config.modalities else ["text"]
+    if wanted.at_open():
         given["format"] = FORMATS[config.input_audio_format]
-        taken["format"] = FORMATS[config.output_audio_format]
     if wanted("turn_detection"):
         given["turn_detection"] = _turn_detection(config)
     if wanted("input_audio_transcription"):
@@ -387,20 +396,63 @@ def build_session_update(
         given["transcription"] = (
             None if chosen is False else DEFAULT_TRANSCRIPTION if chosen is None else chosen
         )
-    if wanted("voice") and config.voice is not None:
+    if wanted("noise_reduction", config.noise_reduction):
+        kind = config.noise_reduction
+        given["noise_reduction"] = None if kind is None else {"type": kind}
+    if wanted("include", config.include):
+        session["include"] = list(config.include)
+    taken = _answers(config, tools, session, wanted) if config.session_type == "realtime" else {}
+    audio = {key: part for key, part in (("input", given), ("output", taken)) if part}
+    if audio:
+        session["audio"] = audio
+    if wanted("provider_extras", config.provider_extras):
+        session = merge(session, config.provider_extras)
+    return {"type": "session.update", "session": session}
+
+
+class _Wanted:
+    """Which fields go into an update: at the opening all that are set, later those that are named.
+
+    A field that is named is sent also when it is unset: that is how it is cleared.
+    """
+
+    def __init__(self, named: frozenset[str] | None) -> None:
+        self._named = named
+
+    def at_open(self) -> bool:
+        return self._named is None
+
+    def __call__(self, field: str, value: Any = True) -> bool:
+        if self._named is None:
+            return value is not None and value != () and value != {}
+        return field in self._named
+
+
+def _answers(
+    config: SessionConfig, tools: Sequence[ToolSpec], session: Frame, wanted: _Wanted
+) -> Frame:
+    """What only sessions with answers have. Fills `session`; returns the sound's part of it."""
+    taken: Frame = {}
+    if wanted.at_open():
+        session["output_modalities"] = ["audio"] if "audio" in config.modalities else ["text"]
+        taken["format"] = FORMATS[config.output_audio_format]
+    if wanted("instructions", config.instructions):
+        session["instructions"] = config.instructions or ""
+    if wanted("voice", config.voice) and config.voice is not None:
         taken["voice"] = config.voice
+    if wanted("speed", config.speed):
+        taken["speed"] = 1.0 if config.speed is None else config.speed
     if wanted("tools"):
         session["tools"] = [_tool(spec) for spec in tools]
     if wanted("tool_choice"):
         session["tool_choice"] = _tool_choice(config.tool_choice)
-    if wanted("max_response_output_tokens") and config.max_response_output_tokens is not None:
-        session["max_output_tokens"] = config.max_response_output_tokens
-    audio = {key: part for key, part in (("input", given), ("output", taken)) if part}
-    if audio:
-        session["audio"] = audio
-    if wanted("provider_extras"):
-        session = merge(session, config.provider_extras)
-    return {"type": "session.update", "session": session}
+    if wanted("max_response_output_tokens", config.max_response_output_tokens):
+        session["max_output_tokens"] = config.max_response_output_tokens or "inf"
+    for field in ("prompt", "tracing", "truncation", "reasoning", "parallel_tool_calls"):
+        value = getattr(config, field)
+        if wanted(field, value):
+            session[field] = value
+    return taken
 
 
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -419,6 +471,9 @@ def _turn_detection(config: SessionConfig) -> Frame | None:
             return None
         case ServerVad() | SemanticVad() as vad:
             fields: Frame = msgspec.to_builtins(vad)
+            if config.session_type == "transcription":
+                # It never answers, so that it has nothing to create or to interrupt.
+                fields = {key: fields[key] for key in fields if not key.endswith("_response")}
             return fields
         case name:
             return {"type": name}
@@ -443,6 +498,11 @@ def _item_create(item: Frame) -> Frame:
     return {"type": "conversation.item.create", "item": item}
 
 
+def _item_id(item_id: str) -> Frame:
+    # Longer ids are refused; then the provider chooses one.
+    return {"id": item_id} if 0 < len(item_id) <= MAX_ID else {}
+
+
 def _message(role: str, text: str) -> Frame:
     kind = "output_text" if role == "assistant" else "input_text"
     return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
@@ -458,6 +518,11 @@ def _frame(request: fx.Request) -> Frame:
             return _item_create(_message("system", text))
         case fx.AddItem(item):
             return _item_create(item)
+        case fx.AddMessage(role, text, item_id):
+            return _item_create({**_message(role, text), **_item_id(item_id)})
+        case fx.AddCall(call_id, name, arguments, item_id):
+            call = {"type": "function_call", "call_id": call_id, "name": name}
+            return _item_create({**call, "arguments": arguments, **_item_id(item_id)})
         case fx.AddOutput(call_id, output):
             return _item_create(
                 {"type": "function_call_output", "call_id": call_id, "output": output}
@@ -487,6 +552,18 @@ def _frame(request: fx.Request) -> Frame:
             raise TypeError(f"no frame for {type(request).__name__}")
 
 
+def placeable(found: i.AnyInput) -> list[i.AnyInput]:
+    """Without its response nothing of it can be placed; an item without an id is nobody's."""
+    if getattr(found, "response_id", "?") == "":
+        return []
+    if isinstance(found, PLACED_BY_ITEM) and not found.item_id:
+        return []
+    return [found]
+
+
+PLACED_BY_ITEM = (i.UserWords, i.UserWordsFailed, i.ItemDeleted, i.InputCommitted)
+
+
 class OpenAI:
     """The translator."""
 
@@ -497,12 +574,8 @@ class OpenAI:
     def read(self, frame: Frame, now_us: int) -> list[i.AnyInput]:
         """What a frame means to us; nothing for what we do not know."""
         kind = frame.get("type")
-        reader = _READERS.get(kind) if isinstance(kind, str) else None
-        if reader is None:
-            return []
-        found = reader(frame, now_us)
-        # Without its response nothing of it can be placed.
-        return [] if getattr(found, "response_id", "?") == "" else [found]
+        reader = READERS.get(kind) if isinstance(kind, str) else None
+        return [] if reader is None else placeable(reader(frame, now_us))
 
     def write(self, event_id: str, request: fx.Request) -> Frame:
         """The frame that asks for it."""
