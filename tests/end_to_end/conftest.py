@@ -1,7 +1,8 @@
 """Cells for end-to-end tests: every process, under supervisord, with the simulator's script.
 
 `start_stack(...)` starts one with what the test needs; `stack` is a fresh one with the defaults;
-`shared_stack` is one for all tests of a module that leave it as they found it.
+`shared_stack` is one for all tests of a module that leave it as they found it, as is what
+`start_module_stack(...)` starts.
 """
 
 import contextlib
@@ -40,13 +41,25 @@ def _stack(
             _open.remove(one)
 
 
-@pytest.fixture
-def start_stack() -> Iterator[StartStack]:
-    with contextlib.ExitStack() as cells:
+@contextlib.contextmanager
+def _starter() -> Iterator[StartStack]:
+    with contextlib.ExitStack() as open_ones:
 
         def start(**what: Any) -> Stack:
-            return cells.enter_context(_stack(**what))
+            return open_ones.enter_context(_stack(**what))
 
+        yield start
+
+
+@pytest.fixture
+def start_stack() -> Iterator[StartStack]:
+    with _starter() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def start_module_stack() -> Iterator[StartStack]:
+    with _starter() as start:
         yield start
 
 
