@@ -89,12 +89,14 @@ async def test_sound_that_is_announced_is_waited_for(
         await listened(cell, session)
         async with Playback(session) as playback:
             cell.publish(session.id, audio_done(10 * MILLISECOND))
-            while playback.is_quiet:
-                await asyncio.sleep(0)
+            await anext(session.events())
+            await asyncio.sleep(0)  # the player's own reader was woken with this one
+            was_quiet = playback.is_quiet
             cell.sound(session.id, bytes(2 * 10 * MILLISECOND))
             cell.end_sound(session.id, 10 * MILLISECOND)
             await playback.quiet()
 
+    assert not was_quiet
     assert reports(cell) == [("i1", "done", 10)]
 
 
