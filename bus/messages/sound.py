@@ -56,6 +56,17 @@ class AudioFlush(SoundHeader, frozen=True, kw_only=True):
     why: str
 
 
+class CallerAudio(SoundHeader, frozen=True, kw_only=True):
+    """On `audio/<sid>/in`, numbered on its own, for recorders: the caller's sound as it came.
+
+    It is published only while somebody subscribes; the payload frame holds the samples."""
+
+    kind: str = "caller_audio"
+    n: int
+    """The number the caller gave it."""
+    format: AudioFormat
+
+
 class SoundIn(Message, frozen=True, kw_only=True):
     """The header of a caller's sound frame: `[header, samples]` to the sound-in socket."""
 
@@ -84,4 +95,6 @@ class SoundRefused(Message, frozen=True, kw_only=True):
     """So many since this reason was last told."""
 
 
-SOUND = registry(AssistantAudioDelta, AudioEnd, AudioFlush, SoundIn, SoundRefused)
+SOUND = registry(
+    AssistantAudioDelta, AudioEnd, AudioFlush, CallerAudio, SoundIn, SoundRefused
+)

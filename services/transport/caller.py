@@ -63,6 +63,7 @@ class Caller:
         self._queued_bytes = 0
         self._width = 2
         self._bytes_per_s = 48_000
+        self.format: AudioFormat = "pcm16"
         self.is_released = False
 
     def configure(self, format: AudioFormat) -> None:
@@ -74,7 +75,7 @@ class Caller:
         bytes_per_s = RATE_HZ[format] * width
         if (width, bytes_per_s) != (self._width, self._bytes_per_s):
             self._clear()
-        self._width, self._bytes_per_s = width, bytes_per_s
+        self._width, self._bytes_per_s, self.format = width, bytes_per_s, format
         self.is_released = False
 
     def grant(self, token: str, *, may_talk: bool) -> None:

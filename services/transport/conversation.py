@@ -31,7 +31,7 @@ from voicebus.bus.messages.link import (
     SoundPassed,
     TalkerAlive,
 )
-from voicebus.bus.messages.sound import SoundIn
+from voicebus.bus.messages.sound import CallerAudio, SoundIn
 from voicebus.services.transport.caller import Caller, Refused, Taken
 from voicebus.services.transport.drops import Drops
 from voicebus.services.transport.media.pieces import (
@@ -131,6 +131,8 @@ class Conversation:
         self.outbox = Outbox(self.caller)
         self.playout = Playout(session_id, inc, limits.hold_s)
         self._limits = limits
+        self._inc = inc
+        self._recorded = 0
         self._flush_on_speech = False
         self._events_lost = False
         self._hung_up_by_us = False
@@ -345,6 +347,19 @@ class Conversation:
             self._alive_told_s = now.s
             effects += self._up(TalkerAlive, now)
         return effects
+
+    def record(self, header: SoundIn) -> bytes:
+        """The header under which this sound of the caller's is published for recorders."""
+        self._recorded += 1
+        return encode(
+            CallerAudio(
+                session_id=self.session_id,
+                inc=self._inc,
+                seq=self._recorded,
+                n=header.n,
+                format=self.caller.format,
+            )
+        )
 
     def _losses(self, taken: Taken, now: Moment) -> list[Effect]:
         effects: list[Effect] = []

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from voicebus.bus.sockets import Route, Sent
+from voicebus.services.transport.pace import Pace
 from voicebus.services.transport.ring import Ring
 
 RETRY_S = 0.05
 """After a full queue."""
+AGAIN_S = 0.1
 BURST = 256
 """Events of one session sent in one go; the others get their turn between."""
 RESEND_AFTER_S = 2.0
@@ -63,6 +65,7 @@ class Link(Generic[C]):
         self._shards: dict[int, _Shard] = {}
         self._routes: dict[Route, _Shard] = {}
         self._owned: dict[str, _Owned[C]] = {}
+        self._again = Pace(AGAIN_S)
 
     # --- who is there -----------------------------------------------------------------------
 
@@ -77,6 +80,7 @@ class Link(Generic[C]):
 
     def owns(self, sessions: dict[str, int], shard: int, now_s: float) -> None:
         """Which sessions it has, and what of them is journaled: the rest is sent again."""
+        inc = self._shards[shard].inc
         for one in self.of_shard(shard):
             owned = self._owned[one.session_id]
             n = sessions.get(one.session_id)
@@ -85,7 +89,9 @@ class Link(Generic[C]):
                 continue
             owned.unowned_s = None
             one.ring.acknowledge(n)
-            one.ring.go_back()
+            # A process that sees a gap may say Hello for each event behind it: once is enough.
+            if self._again.is_due((inc, one.session_id, n), now_s):
+                one.ring.go_back()
             self.pump(one)
 
     def heard(self, route: Route, now_s: float) -> int | None:

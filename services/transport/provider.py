@@ -16,6 +16,8 @@ CLOSE_S = 1.5
 """How long a closing handshake may take."""
 PING_S = 20.0
 REASON_LIMIT = 300
+_BREACHES = (1002, 1003, 1007, 1009)
+"""Codes we close with when a frame breaks the protocol or the limit."""
 
 # At level DEBUG websockets logs the handshake's headers, and with them the key.
 _quiet = logging.getLogger("voicebus.transport.provider")
@@ -181,10 +183,12 @@ def _closed(connection: ClientConnection, closed: ConnectionClosed) -> Ended:
     code = connection.close_code
     if closed.rcvd is not None:
         reason = closed.rcvd.reason
-        if not reason and closed.sent is not None and not closed.rcvd_then_sent:
-            reason = closed.sent.reason
+        if closed.sent is not None and not closed.rcvd_then_sent and closed.sent.code != 1000:
+            reason = f"closed from here ({closed.sent.code}): {closed.sent.reason}"
         return Ended(code, None, reason)
     if closed.sent is not None and closed.sent.code != 1000:
+        # What it did wrong is known, whether or not it had time to answer.
+        code = closed.sent.code if closed.sent.code in _BREACHES else code
         return Ended(code, None, f"closed from here ({closed.sent.code}): {closed.sent.reason}")
     return Ended(code, None, "the connection broke without a closing frame")
 

@@ -55,6 +55,7 @@ class _Call:
         self.conversation = conversation
         self.shard = shard
         self.topic = topics.audio(conversation.session_id, "out")
+        self.topic_in = topics.audio(conversation.session_id, "in")
         self.media: Media = VENDORS["openai"]
         self.socket: ProviderSocket | None = None
 
@@ -152,8 +153,8 @@ class Switchboard:
         for session_id, n in ack.sessions.items():
             call = self._calls.get(session_id)
             if call is not None and call.shard == shard:
+                # This does not claim it: a process acknowledges what it has forgotten, too.
                 call.conversation.ring.acknowledge(n)
-                self._link.claim(session_id)
                 self._link.pump(call.conversation)
         self._progress.set()
 
@@ -254,6 +255,8 @@ class Switchboard:
         if isinstance(heard, Refused):
             self._refuse(heard.reason, heard.text, now)
             return
+        if self._publisher.wanted(call.topic_in):
+            self._publisher.publish(call.topic_in, [call.conversation.record(header), payload[0]])
         self._perform(call, heard)
         if call.socket is not None:
             call.socket.wake()

@@ -290,8 +290,9 @@ Start = Callable[..., Any]
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Start]:
+async def start(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Start]:
     """Starts a transport with these settings; ends it, and says if it had failed."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     run = Path(tempfile.mkdtemp(prefix="vb", dir="/tmp"))
     provider = Provider()
     await provider.start()

@@ -111,6 +111,20 @@ def test_a_newer_hello_takes_the_place_of_an_older_one() -> None:
     assert link.heard(B, 2.0) == 0
 
 
+def test_a_storm_of_hellos_is_answered_by_one_repetition() -> None:
+    link, wire, session = linked()
+    session.tell(1, 2)
+    link.pump(session)
+    wire.taken()
+    for _ in range(100):
+        link.hello(A, 0, "inc", 1.0)
+        link.owns({"s0-x": 0}, 0, 1.0)
+    assert wire.taken() == [b"1", b"2"]
+
+    link.owns({"s0-x": 0}, 0, 1.2)
+    assert wire.taken() == [b"1", b"2"]
+
+
 def test_what_a_process_does_not_name_is_not_sent_to_it() -> None:
     link, wire, session = linked()
     session.tell(1)

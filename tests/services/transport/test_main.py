@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from voicebus.bus.messages import link as words
 from voicebus.bus.messages.base import encode
 from voicebus.bus.messages.sound import SoundIn
@@ -346,8 +348,14 @@ async def test_close_codes_and_reasons_are_told_exactly(start: Start) -> None:
     ]
 
 
-async def test_a_refused_handshake_is_told_with_status_and_reason(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("key", "says"), [("sk-1", "refused the key from OPENAI_API_KEY"), ("", "wants a key")]
+)
+async def test_a_refused_handshake_is_told_with_status_and_reason(
+    start: Start, monkeypatch: pytest.MonkeyPatch, key: str, says: str
+) -> None:
     cell = await start()
+    monkeypatch.setenv("OPENAI_API_KEY", key)
     cell.provider.refuse_with = (401, '{"error":{"message":"Incorrect API key provided."}}')
     session = cell.session_process()
     await session.hello()
@@ -356,7 +364,7 @@ async def test_a_refused_handshake_is_told_with_status_and_reason(start: Start) 
     closed = await session.event(words.ProviderClosed)
 
     assert (closed.code, closed.http_status) == (None, 401)
-    assert "refused the key" in closed.reason
+    assert says in closed.reason
     assert "Incorrect API key provided." in closed.reason
 
 
@@ -390,10 +398,7 @@ async def test_a_provider_that_is_not_there_is_named(start: Start) -> None:
     assert "is it running there?" in closed.reason
 
 
-async def test_without_a_key_nobody_but_this_machine_is_dialled(
-    start: Start, monkeypatch: Any
-) -> None:
-    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+async def test_without_a_key_nobody_but_this_machine_is_dialled(start: Start) -> None:
     cell = await start(provider_url="wss://provider.invalid/v1/realtime")
     session = cell.session_process()
     await session.hello()
@@ -443,6 +448,53 @@ async def test_what_is_no_json_is_passed_and_what_is_no_text_is_counted(start: S
         "provider_frames_not_json": 2,
         "provider_sound_malformed": 1,
     }
+
+
+async def test_the_callers_sound_is_published_for_recorders_that_ask(start: Start) -> None:
+    cell = await start()
+    await cell.on_the_phone()
+    caller = cell.caller()
+    recorded = cell.listen(f"audio/{cell.sid}/in")
+    n = 0
+    while recorded.empty():  # until the subscription is there
+        n += 1
+        caller.speak(n, b"\1\0" * 480)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                first = await recorded.get()
+                break
+    caller.speak(n + 1, b"\2\0" * 480)
+    last = (await recorded.until(lambda heard: heard.header["n"] == n + 1))[-1]
+
+    assert first.header["kind"] == "caller_audio"
+    assert "tok" not in first.header.values()
+    assert last.payload == b"\2\0" * 480
+    assert last.header["seq"] - first.header["seq"] == last.header["n"] - first.header["n"]
+
+
+async def test_a_frame_beyond_the_limit_ends_the_connection_and_says_so(start: Start) -> None:
+    cell = await start(max_frame_bytes=1000)
+    session, provider = await cell.on_the_phone()
+    await provider.send("x" * 1001)
+
+    closed = await session.event(words.ProviderClosed)
+
+    assert (closed.code, closed.by_us) == (1009, False)
+    assert "1000" in closed.reason
+
+
+async def test_a_redirect_is_not_followed_with_the_key(start: Start) -> None:
+    cell = await start()
+    cell.provider.refuse_with = (302, "elsewhere")
+    session = cell.session_process()
+    await session.hello()
+    session.dial(cell.sid)
+
+    closed = await session.event(words.ProviderClosed)
+
+    assert len(cell.provider.paths) == 1
+    assert closed.http_status == 302
+    assert "provider_url" in closed.reason
 
 
 async def test_refused_sound_is_told_on_the_system_lane_and_reaches_nobody(start: Start) -> None:
