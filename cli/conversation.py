@@ -53,6 +53,7 @@ class Conversation:
         self._failure: str | None = None
         self._last_error: str | None = None
         self._heard = heard
+        self._heard_at = 0.0
         self._playback = Playback(
             session, heard=self._on_heard, came=came, settled=self._changed.set
         )
@@ -76,14 +77,19 @@ class Conversation:
         self._cause = cause if isinstance(cause, str) else None
         what = "an answer" if cause is not None else "an answer to what was spoken"
         await self.until(lambda: self.turns.is_quiet and self.turns.last is not before, what)
-        await self.until(lambda: self._playback.is_quiet, "the answer to be heard to its end")
+        # A long answer takes its time; only while nothing is heard does the clock run.
+        hearing = "the answer to be heard to its end"
+        await self.until(lambda: self._playback.is_quiet, hearing, while_silent=True)
         self._check_last()
 
-    async def until(self, met: Callable[[], bool], what: str) -> None:
+    async def until(
+        self, met: Callable[[], bool], what: str, *, while_silent: bool = False
+    ) -> None:
         """Wait for what events and sound bring about. Raises Problem when it cannot come."""
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._timeout_s
+        begun = loop.time()
         while not met():
+            end = max(begun, self._heard_at if while_silent else 0.0) + self._timeout_s
             failure = self._failure or self._refused.get(self._cause or "")
             if failure is not None:
                 raise Problem(failure)
@@ -135,6 +141,7 @@ class Conversation:
 
     def _on_heard(self, played: Played) -> None:
         self._heard(played)
+        self._heard_at = asyncio.get_running_loop().time()
         self._changed.set()
 
     def _note(self, event: Event) -> None:

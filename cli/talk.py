@@ -61,7 +61,8 @@ def talk(
         typer.Option(metavar="text|audio", help="How the assistant answers. Default: audio."),
     ] = None,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="How long a turn may take.")
+        float,
+        typer.Option(metavar="SECONDS", help="How long to wait for an answer to be complete."),
     ] = 60.0,
 ) -> None:
     """Open a session, say something, print each event, wait until the answer is complete.

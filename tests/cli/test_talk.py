@@ -203,6 +203,35 @@ async def test_a_recording_is_spoken_in_frames_and_followed_by_silence_until_the
     assert stack.asked("report_playback")[-1].data["state"] == "done"
 
 
+async def test_an_answer_longer_than_the_timeout_is_heard_to_its_end(
+    cell: Callable[..., FakeCell], run_dir: Path
+) -> None:
+    samples = 24_000 * 8 // 10
+    stack = cell(
+        events.AssistantTurnStarted(turn_id="r1"),
+        events.AssistantAudioDone(turn_id="r1", item_id="i1", content_index=0, samples=samples),
+        events.AssistantTurnCompleted(turn_id="r1", status="completed"),
+    )
+    answered = stack.answers["send_text"]
+
+    def spoken(command: Command) -> Any:
+        assert command.session_id is not None
+        stack.sound(command.session_id, bytes(2 * samples))
+        stack.end_sound(command.session_id, samples)
+        return answered(command)
+
+    stack.answers["send_text"] = spoken
+
+    await held(run_dir, Wish(texts=("Hello",), timeout_s=0.5))
+
+    assert stack.asked("report_playback")[-1].data == {
+        "item_id": "i1",
+        "content_index": 0,
+        "played_ms": 800,
+        "state": "done",
+    }
+
+
 async def run(*arguments: str) -> tuple[int | None, bytes, bytes]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
