@@ -23,7 +23,9 @@ class Acts:
 
     def at_ns(self, what: str, call_id: str) -> int:
         """When it did so, on the monotonic clock."""
-        return next(int(at) for done, call, _, at in self._lines() if (done, call) == (what, call_id))
+        return next(
+            int(at) for done, call, _, at in self._lines() if (done, call) == (what, call_id)
+        )
 
     def pid(self, call_id: str) -> int:
         """The process that ran the call."""

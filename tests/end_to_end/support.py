@@ -66,10 +66,9 @@ class Tape:
         lane = frames[0].split(b"/", 1)[0]
         header = json.loads(frames[1])
         now = self._loop.time()
+        if header.get("kind") == "welcome":  # it comes on each lane that somebody subscribes to
+            lane, self._welcomed = b"event", self._welcomed or lane == b"event"
         match lane:
-            case b"event" if header.get("kind") == "welcome":
-                self._welcomed = True
-                self.events.append(header)
             case b"event":
                 self.events.append(header)
             case b"audio":
@@ -83,9 +82,7 @@ class Tape:
                 self.system.append(header)
         self.changed.set()
 
-    async def until(
-        self, met: Callable[[], Any], what: str, *, within_s: float = WITHIN_S
-    ) -> Any:
+    async def until(self, met: Callable[[], Any], what: str, *, within_s: float = WITHIN_S) -> Any:
         """The first true value of `met`, looked at after each message."""
 
         def seen() -> str:
@@ -167,9 +164,7 @@ class Line:
         reply: Header = await until(found, self.changed, lambda: what, within_s)
         return reply
 
-    async def ask(
-        self, command: str, data: Any = None, *, session_id: str | None = None
-    ) -> Header:
+    async def ask(self, command: str, data: Any = None, *, session_id: str | None = None) -> Header:
         """Send it and wait for its reply."""
         return await self.reply(self.command(command, data, session_id=session_id))
 
@@ -209,9 +204,7 @@ class Caller:
             self.sound.append((self._loop.time(), heard))
             self.changed.set()
 
-    async def until(
-        self, met: Callable[[], Any], what: str, *, within_s: float = WITHIN_S
-    ) -> Any:
+    async def until(self, met: Callable[[], Any], what: str, *, within_s: float = WITHIN_S) -> Any:
         """The first true value of `met`, looked at after each event and piece of sound."""
 
         def seen() -> str:
@@ -268,6 +261,15 @@ class Caller:
     def flushes(self) -> list[tuple[float, SoundFlush]]:
         """When players were told to stop."""
         return [(at, heard) for at, heard in self.sound if isinstance(heard, SoundFlush)]
+
+    async def flushed(self, turn_id: str) -> tuple[float, SoundFlush]:
+        """When players were told to stop that response, and by what."""
+
+        def there() -> tuple[float, SoundFlush] | None:
+            return next((one for one in self.flushes() if turn_id in one[1].responses), None)
+
+        found: tuple[float, SoundFlush] = await self.until(there, f"the flush of {turn_id}")
+        return found
 
     def words(self) -> str:
         """All that the assistant said or wrote."""

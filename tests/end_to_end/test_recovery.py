@@ -1,0 +1,211 @@
+"""Kill anything, cut anything: the conversation goes on. Each test ends with the auditor."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.end_to_end.cells import SCENARIO, Acts
+from tests.end_to_end.support import scene
+
+from voicebus.cli.testing import Stack
+from voicebus.services.session.failpoints import PLACES
+
+SCENARIOS = Path(__file__).parent / "scenarios"
+StartStack = Callable[..., Stack]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_session_process_may_die_between_any_two_steps_of_the_write_path(
+    start_stack: StartStack, tmp_path: Path, place: str
+) -> None:
+    acts = Acts(tmp_path)
+    # Every ninth time, in every life: the conversation is carried through several deaths.
+    cell = start_stack(
+        scenario=SCENARIO,
+        tools=acts.specs,
+        settings={"VOICEBUS_SESSION_FAILPOINT": f"{place}:9"},
+    )
+    first = cell.pids()["session-0"]
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            caller = await one.caller()
+            await caller.turn("tally please", within_s=60)
+            (call,) = caller.found("tool_call_completed")
+
+            assert acts.done(call.data.call_id) == ["tally", "tallied"]  # type: ignore[union-attr]
+            assert len(caller.found("tool_batch_submitted")) == 1
+
+    asyncio.run(story())
+
+    assert cell.pids()["session-0"] != first, "the failpoint was never reached"
+
+
+def test_a_connection_cut_in_mid_answer_is_replaced_and_the_answer_given(
+    start_stack: StartStack,
+) -> None:
+    cell = start_stack(scenario=SCENARIOS / "cut.toml")
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            caller = await one.caller()
+            await caller.turn("short tone first")
+            await caller.session.send_text("cut me off please")
+            lost = await caller.event("session_reconnecting")
+            back = await caller.event("session_resumed")
+            again = await caller.event("assistant_turn_completed", status="completed", nth=2)
+
+            assert lost.seq is not None
+            assert back.seq is not None
+            assert again.seq is not None
+            assert lost.seq < back.seq < again.seq
+            assert back.data.history == "complete"  # type: ignore[union-attr]
+            cut = caller.found("assistant_turn_completed", status="incomplete")
+            assert [one.data.reason for one in cut] == ["provider_lost"]  # type: ignore[union-attr]
+            told = [
+                frame["item"]["content"][0]["text"]
+                for frame in one.tape.sent_to_provider(caller.id, "conversation.item.create")
+            ]
+            assert told == [
+                "short tone first",
+                "cut me off please",
+                "short tone first",
+                "A short tone.",
+                "cut me off please",
+            ]
+            assert len(one.tape.sent_to_provider(caller.id, "response.create")) == 3
+
+    asyncio.run(story())
+
+
+def test_a_tool_that_ends_after_a_reconnect_is_told_as_context(
+    start_stack: StartStack, tmp_path: Path
+) -> None:
+    acts = Acts(tmp_path)
+    cell = start_stack(scenario=SCENARIOS / "cut_during_tool.toml", tools=acts.specs)
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            caller = await one.caller()
+            await caller.session.send_text("tally slowly")
+            await caller.event("tool_call_dispatched")
+            await caller.event("session_resumed")
+            done = await caller.event("tool_call_completed")
+            await caller.event("tool_batch_submitted")
+            await caller.event("assistant_turn_completed", status="completed", nth=2)
+
+            assert acts.done(done.data.call_id) == ["tally", "tallied"]  # type: ignore[union-attr]
+            items = one.tape.sent_to_provider(caller.id, "conversation.item.create")
+            assert "has answered" in items[-1]["item"]["content"][0]["text"]
+            assert all(item["item"]["type"] == "message" for item in items)
+
+    asyncio.run(story())
+
+
+def test_a_killed_transport_costs_the_turn_and_not_the_conversation(
+    start_stack: StartStack,
+) -> None:
+    cell = start_stack(scenario=SCENARIO)
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            caller = await one.caller()
+            await caller.turn("short tone")
+            await caller.session.send_text("a slow tone")
+            await caller.until(lambda: len(caller.pieces()) > 20, "some sound")
+            cell.kill("transport-0")
+            resumed = await caller.event("session_resumed")
+            await caller.event("assistant_turn_completed", status="completed", nth=2)
+
+            assert resumed.data.history == "partial"  # type: ignore[union-attr]
+            cut = caller.found("assistant_turn_completed", status="incomplete")
+            assert [one.data.reason for one in cut] == ["transport_lost"]  # type: ignore[union-attr]
+            await caller.turn("short tone")
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize("code", [1008, 4000])
+def test_no_new_connection_where_it_cannot_help(
+    start_stack: StartStack, tmp_path: Path, code: int
+) -> None:
+    scenario = tmp_path / "close.toml"
+    scenario.write_text(
+        (SCENARIOS / "close.toml").read_text("utf-8").replace("4999", str(code)), "utf-8"
+    )
+    cell = start_stack(scenario=scenario)
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            caller = await one.caller()
+            await caller.session.send_text("hello")
+            closed = await caller.event("session_closed")
+
+            assert closed.data.code == str(code)  # type: ignore[union-attr]
+            assert not caller.found("session_reconnecting")
+
+    asyncio.run(story())
+
+
+def test_a_connection_is_changed_in_a_silence_before_the_provider_ends_it(
+    start_stack: StartStack,
+) -> None:
+    cell = start_stack(scenario=SCENARIOS / "short_life.toml")
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            caller = await one.caller()
+            await caller.turn("short tone")
+            expiring = await caller.event("session_expiring")
+            resumed = await caller.event("session_resumed")
+            await caller.turn("short tone")
+
+            assert expiring.seq is not None
+            assert resumed.seq is not None
+            assert expiring.seq < resumed.seq
+            assert [one.data.reason for one in caller.found("session_reconnecting")][:1] == [  # type: ignore[union-attr]
+                "rotation"
+            ]
+            assert not caller.found("assistant_turn_completed", status="incomplete")
+
+    asyncio.run(story())
+
+
+def test_a_stopped_session_process_hands_its_conversations_to_the_next(
+    start_stack: StartStack,
+) -> None:
+    cell = start_stack(scenario=SCENARIO)
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            caller = await one.caller()
+            await caller.turn("short tone")
+            before = cell.pids()["session-0"]
+            cell.supervisor.stop("session-0")
+            cell.supervisor.start("session-0")
+            await cell.ready("session-0", after=before)
+            await caller.turn("short tone")
+
+            assert not caller.found("session_reconnecting")
+
+    asyncio.run(story())
+
+
+def test_two_processes_killed_at_once_cost_no_more_than_the_worse_of_them(
+    start_stack: StartStack,
+) -> None:
+    cell = start_stack(scenario=SCENARIO)
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            caller = await one.caller()
+            await caller.turn("short tone")
+            cell.kill("session-0")
+            cell.kill("transport-0")
+            resumed = await caller.event("session_resumed")
+            await caller.turn("short tone")
+
+            assert resumed.data.events_lost  # type: ignore[union-attr]
+
+    asyncio.run(story())

