@@ -1,4 +1,6 @@
-"""JSON Schema of everything on the bus, generated from the types into `schemas/`.
+"""JSON Schema and AsyncAPI of everything on the bus, generated from the types into `schemas/`.
+
+The generated parts of docs/protocol.md come with them.
 
 python -P -m voicebus.bus.schemas           write them
 python -P -m voicebus.bus.schemas --check   say what is stale, exit 1 if anything is
@@ -11,7 +13,8 @@ from typing import Any, get_args
 
 import msgspec
 
-from voicebus.bus.messages import commands, events, link, sound, system, work
+from voicebus.bus import asyncapi, page, reference
+from voicebus.bus.messages import commands, events, link, raw, remote, sound, system, work
 from voicebus.bus.messages.base import Message, wire_name
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -23,7 +26,7 @@ def every() -> dict[str, dict[str, Any]]:
     return {
         "events.json": _events(),
         "commands.json": _commands(),
-        "replies.json": _plane("Replies to commands", commands.Reply, commands.Opened),
+        "replies.json": _replies(),
         "cancel.json": _plane("The cancel broadcast", events.Cancel),
         "sound.json": _plane(
             "Headers of the audio lane",
@@ -38,13 +41,35 @@ def every() -> dict[str, dict[str, Any]]:
         "calls-up.json": _union("From the dispatcher to a session", work.ANY_FROM_DISPATCHER),
         "worker-down.json": _union("From the dispatcher to a worker", work.ANY_FROM_POOL),
         "worker-up.json": _union("From a worker to the dispatcher", work.ANY_TO_POOL),
-        "system.json": _plane("What every role says of itself", system.State),
+        "system.json": _plane("What every role says of itself", system.State, sound.SoundRefused),
+        "raw.json": _plane("The raw lane", raw.RawFrame),
+        "remote.json": _plane("What the relay tells subscribers", remote.SubscriptionRefused),
+        "asyncapi.json": asyncapi.document(),
     }
 
 
 def _components(*types: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     refs, defs = msgspec.json.schema_components(types, ref_template="#/$defs/{name}")
+    for name, note in reference.notes_by_type(defs).items():
+        for field, schema in defs[name]["properties"].items():
+            if field in note:
+                # Beside a $ref or an anyOf a description is allowed, and means this field.
+                defs[name]["properties"][field] = {**schema, "description": note[field]}
     return list(refs), defs
+
+
+def _replies() -> dict[str, Any]:
+    """The reply; `x-data` says what its `data` is, by command."""
+    data = commands.ANSWERS
+    refs, defs = _components(commands.Reply, *data.values())
+    of_commands = dict(zip(data, (ref["$ref"] for ref in refs[1:]), strict=True))
+    return {
+        "$schema": DIALECT,
+        "title": "Replies to commands",
+        **refs[0],
+        "x-data": of_commands,
+        "$defs": defs,
+    }
 
 
 def _plane(title: str, *types: type[Message]) -> dict[str, Any]:
@@ -120,13 +145,14 @@ def write(folder: Path = FOLDER) -> None:
 def main() -> int:
     """The command line."""
     if "--check" in sys.argv[1:]:
-        outdated = stale()
+        outdated = [*stale(), *page.stale()]
         if outdated:
             sys.stderr.write(
                 f"stale: {', '.join(outdated)}; run: python -P -m voicebus.bus.schemas\n"
             )
         return 1 if outdated else 0
     write()
+    page.write()
     return 0
 
 

@@ -29,6 +29,7 @@ VERBS = (
     Verb("status", "Show name, state and pid of each process."),
     Verb("talk", "Hold a conversation with text or sound; print each event."),
     Verb("tail", "Print events as they come, of one session or of all."),
+    Verb("schema", "Print the protocol's schemas, as a session process serves them."),
     Verb("endpoints", "Print the address of each socket."),
     Verb("doctor", "Check what is needed, and say how to get what is missing."),
 )

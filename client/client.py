@@ -85,6 +85,11 @@ class RealtimeClient:
         """The tools of the pool."""
         return _list_of(await self._ask(shard, "catalogue"), "tools")
 
+    async def schema(self, name: str | None = None, shard: int = 0) -> dict[str, Any]:
+        """The protocol: `names` of its files, and the `schema` of the one that was named."""
+        data = await self._ask(shard, "schema", {"name": name})
+        return data if isinstance(data, dict) else {}
+
     async def ping(self, shard: int = 0, *, deadline_s: float | None = None) -> None:
         """Is that session process there? Raises NobodyAnswers."""
         await self._ask(shard, "ping", deadline_s=deadline_s)
