@@ -56,6 +56,8 @@ class _Call:
         self.shard = shard
         self.topic = topics.audio(conversation.session_id, "out")
         self.topic_in = topics.audio(conversation.session_id, "in")
+        self.is_recorded = False
+        """Whether somebody subscribes to the caller's sound: looked up when that may change."""
         self.media: Media = VENDORS["openai"]
         self.socket: ProviderSocket | None = None
 
@@ -192,6 +194,7 @@ class Switchboard:
             generation,
         )
         call = self._calls[session_id] = _Call(conversation, shard)
+        call.is_recorded = self._publisher.wanted(call.topic_in)
         self._link.add(conversation, shard)
         return call
 
@@ -255,7 +258,7 @@ class Switchboard:
         if isinstance(heard, Refused):
             self._refuse(heard.reason, heard.text, now)
             return
-        if self._publisher.wanted(call.topic_in):
+        if call.is_recorded:
             self._publisher.publish(call.topic_in, [call.conversation.record(header), payload[0]])
         self._perform(call, heard)
         if call.socket is not None:
@@ -269,6 +272,7 @@ class Switchboard:
 
     def _subscribed(self, topic: bytes) -> None:
         for call in self._calls.values():
+            call.is_recorded = call.is_recorded or call.topic_in.startswith(topic)
             if call.conversation.playout.is_holding and call.topic.startswith(topic):
                 self._perform(call, call.conversation.listened(self._now()))
 
@@ -380,7 +384,8 @@ class Switchboard:
                 return
             piece = look(message)
             if isinstance(piece, SoundDelta):
-                listened = publisher.wanted(topic)
+                # Nearly always it is subscribed as such: no need to try all prefixes.
+                listened = topic in publisher.topics or publisher.wanted(topic)
                 self._perform(call, conversation.sound(piece, now, listened=listened))
             elif piece is not None:
                 listened = publisher.wanted(topic)
@@ -443,6 +448,7 @@ class Switchboard:
             self._runtime.count("link_resends", resent)
         for call in list(self._calls.values()):
             conversation = call.conversation
+            call.is_recorded = self._publisher.wanted(call.topic_in)
             self._perform(call, conversation.tick(now))
             if conversation.is_hung_up and conversation.line is Line.IDLE and not conversation.ring:
                 self._retire(conversation)
