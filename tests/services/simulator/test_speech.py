@@ -17,6 +17,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from voicebus.services.simulator import sounds
+from voicebus.services.simulator.recogniser import Decoder
 from voicebus.services.simulator.server import Options, Running, running
 
 SPEECH = Path(__file__).parents[3] / "examples" / "speech"
@@ -228,6 +229,32 @@ async def test_several_callers_are_heard_at_once(server: Running) -> None:
     assert (
         await asyncio.gather(*(one() for _ in range(4))) == [["what is the weather in berlin"]] * 4
     )
+
+
+def spoken(text: str, voice: str, folder: Path) -> bytes:
+    """16 kHz PCM16 of a sentence in one of flite's voices."""
+    path = folder / "spoken.wav"
+    subprocess.run(["flite", "-voice", voice, "-t", text, "-o", str(path)], check=True)
+    with wave.open(str(path)) as file:
+        assert file.getframerate() == 16000
+        return bytes(file.readframes(file.getnframes()))
+
+
+def test_requests_are_heard_as_expected_and_other_sentences_as_they_are(tmp_path: Path) -> None:
+    decoder = Decoder()
+    sentences = [
+        ("what time is it", "rms"),
+        ("search the archive for ships", "slt"),
+        ("burn the processor for ten seconds", "rms"),
+        ("what is the weather in san francisco", "slt"),
+        ("please tell me something about horses and dogs", "slt"),
+        ("i would like to order a pizza", "rms"),
+        ("how are you", "slt"),
+    ]
+    heard = [decoder.words(spoken(text, voice, tmp_path)) for text, voice in sentences]
+
+    assert heard == [text for text, _ in sentences]
+    assert decoder.words(bytes(32000)) == ""
 
 
 def test_the_child_that_finds_words_ends_when_its_parent_does() -> None:
