@@ -39,7 +39,8 @@ class Membership:
         self._heard_at = 0.0
         self._said_hello_at = float("-inf")
         self._received = 0
-        self._told_free: int | None = None
+        self._told: tuple[int, int] | None = None
+        self._is_credit_due = False
         self._unacked: OrderedDict[Key, work.Result] = OrderedDict()
         self._is_leaving = False
         self.hello()
@@ -47,7 +48,7 @@ class Membership:
     def hello(self) -> None:
         """Who we are, what we can, what we have."""
         self._said_hello_at = self._loop.time()
-        self._told_free = None
+        self._told = None
         self._send(
             work.WorkerHello(
                 name=self.name,
@@ -88,12 +89,20 @@ class Membership:
         self._send(result)
 
     def changed(self) -> None:
-        """Tell how many calls we can take, if that is news."""
+        """Tell how many calls we can take, once for all that happens in this turn of the loop."""
+        if not self._is_credit_due:
+            self._is_credit_due = True
+            self._loop.call_soon(self._tell_credit)
+
+    def _tell_credit(self) -> None:
+        self._is_credit_due = False
         free = self._pool.free(self._lane)
         if self._is_leaving or len(self._unacked) >= UNACKED_LIMIT:
             free = 0
-        if free != self._told_free and self.is_welcome.is_set():
-            self._told_free = free
+        # The same number after another call is news: the dispatcher counts down what it sends.
+        state = (free, self._received)
+        if state != self._told and self.is_welcome.is_set():
+            self._told = state
             self._send(work.Credit(free=free, received=self._received))
 
     def leave(self) -> None:
@@ -139,7 +148,7 @@ class Membership:
     def _welcomed(self) -> None:
         again = self.is_welcome.is_set()
         self.is_welcome.set()
-        self._told_free = None
+        self._told = None
         self.changed()
         if not again:
             for result in self._unacked.values():
@@ -147,16 +156,16 @@ class Membership:
 
     def _call(self, call: work.Call) -> None:
         self._received += 1
-        self._told_free = None  # also the count of received calls is news
         key = (call.session_id, call.call_id)
         kept = self._unacked.get(key)
         if kept is not None:
             self._send(kept)
+            self.changed()
         elif self._pool.holds(key):
             self.started(key)
+            self.changed()
         else:
             self._pool.call(call)
-        self.changed()
 
     def _running(self) -> list[work.CallRef]:
         return [

@@ -132,12 +132,16 @@ async def driven() -> AsyncIterator[DrivenPool]:
 class Cell:
     """A dispatcher and tool hosts as processes; the test is the session process."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(
+        self, run_dir: Path, *, tools: str = HOSTILE, settings: dict[str, str] | None = None
+    ) -> None:
         self.endpoints = Endpoints(run_dir)
+        self._tools = tools
         self._env = {
             **os.environ,
             "VOICEBUS_RUN": str(run_dir),
             "VOICEBUS_TOOLHOST_RUNNERS": "2",
+            **(settings or {}),
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.outcomes: dict[str, work.Outcome] = {}
@@ -156,7 +160,7 @@ class Cell:
 
     def start(self, role: str, instance: int = 0) -> None:
         command = [sys.executable, "-P", "-m", f"voicebus.services.tools.{role}"]
-        arguments = ["--tools", HOSTILE] if role == "toolhost" else []
+        arguments = ["--tools", self._tools] if role == "toolhost" else []
         self.processes[f"{role}-{instance}"] = subprocess.Popen(
             [*command, "--instance", str(instance), *arguments],
             env=self._env,
