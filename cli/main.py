@@ -115,5 +115,5 @@ def _end(verb: str, text: str, code: int) -> NoReturn:
 def run(arguments: list[str] | None = None) -> NoReturn:
     """Run one verb and end the process."""
     words = sys.argv[1:] if arguments is None else arguments
-    build(words)(words)
+    build(words)(words, prog_name="voicebus")
     sys.exit(0)

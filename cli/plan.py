@@ -26,7 +26,7 @@ KEY_FILE = "VOICEBUS_TRANSPORT_PROVIDER_KEY_FILE"
 SIMULATOR_PORT = "VOICEBUS_SIMULATOR_PORT"
 PORTS = range(20_000, 30_000)
 """Below the range from which systems give ports to outgoing connections."""
-EXAMPLE_TOOLS = Path("examples/tools/demo.py")
+EXAMPLE_TOOLS = Path(__file__).parent / "example_tools" / "demo.py"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ def _tools(wished: Sequence[str], environment: Mapping[str, str]) -> list[str]:
     _, toolhost = loader.load(ToolhostSettings, environment, {})
     specs = [*wished] or toolhost.tools.split()
     if not specs and toolhost.tools_file is None:
-        example = _checkout() / EXAMPLE_TOOLS
+        example = EXAMPLE_TOOLS.resolve()
         return [str(example)] if example.is_file() else []
     return [_absolute(spec) for spec in specs]
 
@@ -173,11 +173,6 @@ def _absolute(spec: str) -> str:
     if not path.is_file():
         raise Problem(f"--tools {spec}: there is no file {path}")
     return f"{path}{colon}{name}"
-
-
-def _checkout() -> Path:
-    """The folder of the repository, if this is run from one."""
-    return Path(__file__).resolve().parent.parent
 
 
 def _key(wished: str | Path | None, setting: str | None, environment_key: str | None) -> str | None:

@@ -29,7 +29,9 @@ Tell = Callable[[str], None]
 READY_S = 60.0
 """The simulator's speech models take a while on a slow machine."""
 QUIET_S = 1.0
-"""What takes longer is shown."""
+"""What takes longer is shown: who is ready,"""
+LONG_S = 3.0
+"""and after that also who is not, and why."""
 LOOK_S = 0.25
 """How often supervisord is asked whether somebody has fallen, while nobody says anything."""
 BEACONS_S = 1.5
@@ -216,13 +218,13 @@ async def _wait_ready(
                 if name in states and states[name].state == "failing":
                     raise Problem(_not_ready(programs[name], states[name], logs))
             if loop.time() - begun > QUIET_S:
-                _show(expected, states, shown, tell)
+                _show(expected, states, shown, tell, with_waiting=loop.time() - begun > LONG_S)
             if loop.time() - begun > within_s and (late := missing()):
                 text = _not_ready(programs[late[0]], states.get(late[0]), logs)
                 others = f"; also not ready: {', '.join(late[1:])}" if late[1:] else ""
                 raise Problem(f"after {within_s:.0f} s {text}{others}")
         if shown:
-            _show(expected, states, shown, tell)
+            _show(expected, states, shown, tell, with_waiting=False)
     pid = supervisor.pid()
     return StackStatus(
         run_dir=planned.run_dir,
@@ -241,16 +243,22 @@ async def _once_listening(supervisor: Supervisor) -> list[str]:
 
 
 def _show(
-    expected: Sequence[str], states: dict[str, State], shown: dict[str, str], tell: Tell
+    expected: Sequence[str],
+    states: dict[str, State],
+    shown: dict[str, str],
+    tell: Tell,
+    *,
+    with_waiting: bool,
 ) -> None:
     for name in expected:
         state = states.get(name)
-        if state is None:
-            text = f"waiting for {name}"
-        elif state.state == "ready":
+        if state is not None and state.state == "ready":
             text = f"{name} is ready"
+        elif with_waiting:
+            why = "" if state is None else f": {state.why or state.state}"
+            text = f"waiting for {name}{why}"
         else:
-            text = f"waiting for {name}: {state.why or state.state}"
+            continue
         if shown.get(name) != text:
             shown[name] = text
             tell(text)

@@ -116,7 +116,7 @@ def test_a_slow_start_is_shown(start: Start, run_dir: Path) -> None:
     told: list[str] = []
 
     with pytest.raises(Problem):
-        start(session="waiting", within_s=2, tell=told.append)
+        start(session="waiting", within_s=4, tell=told.append)
 
     assert "waiting for session-0: it waits for the moon" in told
     assert "transport-0 is ready" in told

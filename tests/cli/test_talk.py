@@ -235,7 +235,7 @@ async def test_an_answer_longer_than_the_timeout_is_heard_to_its_end(
 async def run(*arguments: str) -> tuple[int | None, bytes, bytes]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", "-c", "from voicebus.cli import main; main()", "talk", *arguments),
+        *("-P", "-c", "from voicebus.cli.main import run; run()", "talk", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

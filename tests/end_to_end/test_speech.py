@@ -35,7 +35,7 @@ async def voicebus(*arguments: str) -> tuple[int, str, str]:
     """Exit code, standard output, standard error of the command."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-P", "-c", "from voicebus.cli import main; main()", *arguments),
+        *("-P", "-c", "from voicebus.cli.main import run; run()", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
