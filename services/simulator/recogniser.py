@@ -6,7 +6,6 @@ goes a JSON line for each: `{"words": "..."}`. It ends when its input ends.
 
 import asyncio
 import json
-import os
 import signal
 import struct
 import sys
@@ -161,5 +160,4 @@ def _serve(questions: BinaryIO, answers: BinaryIO) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(5)
     _serve(sys.stdin.buffer, sys.stdout.buffer)
