@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -21,6 +22,13 @@ WITHIN_S = 20.0
 """How long a test waits for what should take a fraction of that."""
 
 Header = dict[str, Any]
+
+log = logging.getLogger("measured")
+
+
+def measured(what: str, ms: float) -> None:
+    """For people: pytest --log-cli-level=INFO shows it. The numbers that count are benchmarks'."""
+    log.info("%s: %.1f ms", what, ms)
 
 
 async def until(
@@ -294,6 +302,8 @@ class Scene:
         self.client = client
         self.tape = Tape(cell.endpoints, sockets)
         self.line = Line(cell.endpoints, sockets)
+        self.transport_was_killed = False
+        """Then the tape's own subscription begins anew, and sound has no replay."""
         self._callers = contextlib.AsyncExitStack()
 
     async def caller(self, *, plays: bool = False, **config: Any) -> Caller:

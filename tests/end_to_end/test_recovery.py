@@ -115,6 +115,7 @@ def test_a_killed_transport_costs_the_turn_and_not_the_conversation(
             await caller.session.send_text("a slow tone")
             await caller.until(lambda: len(caller.pieces()) > 20, "some sound")
             cell.kill("transport-0")
+            one.transport_was_killed = True
             resumed = await caller.event("session_resumed")
             await caller.event("assistant_turn_completed", status="completed", nth=2)
 
@@ -203,6 +204,7 @@ def test_two_processes_killed_at_once_cost_no_more_than_the_worse_of_them(
             await caller.turn("short tone")
             cell.kill("session-0")
             cell.kill("transport-0")
+            one.transport_was_killed = True
             resumed = await caller.event("session_resumed")
             await caller.turn("short tone")
 
