@@ -47,6 +47,8 @@ class SessionSettings(Settings, frozen=True, kw_only=True):
     """Ended conversations are removed from the journal after that."""
     reply_memory_s: Seconds = 600.0
     """How long the reply to a command id is remembered."""
+    failpoint: str | None = None
+    """For tests: PLACE:TIMES of the write path at which the process kills itself."""
 
 
 class TransportSettings(Settings, frozen=True, kw_only=True):

@@ -70,6 +70,12 @@ class Conversation:
         """Frames down that the transport has not acknowledged."""
         self.delivered = 0
         self.reached_transport = False
+        self.head = 0
+        """The last event that was published: what is decided and not committed nobody may see."""
+        self.heads: dict[str, int] = {}
+        """The same per kind."""
+        self.committed_down = 0
+        """The last frame down that may be sent: the journal has it."""
         self.journaled_up = 0
         """The last event of the transport's that is safe here."""
         self.work = self._fresh()
@@ -215,12 +221,27 @@ class Conversation:
 
     # --- numbers and memory -------------------------------------------------------------------
 
+    def published(self, event: Numbered) -> None:
+        """It is on the bus."""
+        self.head = event.seq
+        self.heads[event.kind] = event.seq
+
     def acknowledged(self, n: int) -> None:
         """The transport has done the frames down up to `n`."""
         self.reached_transport = True
         for old in [known for known in self.outbox if known <= n]:
             del self.outbox[old]
         self.delivered = max(self.delivered, n)
+
+    def forgotten(self) -> None:
+        """The transport was restarted: both sides of the link count from 1 again."""
+        self.outbox.clear()
+        self.delivered = self.committed_down = self.journaled_up = 0
+        self.reached_transport = False
+        self.ledger.down_n = self.ledger.up_n = 0
+        self.work.down.clear()
+        self.work.commit.outbox.clear()
+        self.work.commit.forget_outbox = True
 
     def take_snapshot(self) -> None:
         """Recovery begins here instead of at the first input."""
@@ -249,6 +270,7 @@ class Conversation:
         """Fold the journal. Recorded effects stand: nothing is published or sent again by it."""
         self.ledger.restore(stored.ledger)
         self.journaled_up = self.ledger.up_n
+        self.head, self.heads = self.ledger.seq, dict(self.ledger.heads)
         if stored.snapshot is not None:
             self.inputs = self.snapshot_at = stored.snapshot[0]
             self.state = _states.decode(stored.snapshot[2])
@@ -257,8 +279,22 @@ class Conversation:
             self.inputs = number
         for n, header, payload in stored.outbox:
             self.outbox[n] = (header, payload)
+        self.committed_down = self.ledger.down_n
         self.delivered = self.ledger.down_n - len(self.outbox)
         self.reached_transport = self.delivered > 0
+
+    def set_aside(self, stored: Stored, now_us: int) -> None:
+        """It killed the process, or cannot be folded: end it without touching its inputs."""
+        self.state = State(session_id=self.session_id)
+        self.ledger.restore(stored.ledger)
+        self.head, self.heads = self.ledger.seq, dict(self.ledger.heads)
+        self.journaled_up = self.ledger.up_n
+        self.committed_down = self.delivered = self.ledger.down_n
+        self.reached_transport = True
+        self.give_up(
+            "this conversation could not be decided twice and was set aside; its file is kept",
+            now_us,
+        )
 
     def open_pool_calls(self, now_us: int) -> list[ToDispatcher]:
         """The calls to submit again to a dispatcher that may not know them."""

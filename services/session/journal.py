@@ -67,6 +67,8 @@ class Commit(msgspec.Struct):
     inputs: list[tuple[int, bytes]] = []
     events: list[tuple[int, bytes]] = []
     outbox: list[tuple[int, bytes, bytes | None]] = []
+    forget_outbox: bool = False
+    """The transport was restarted: its numbers begin anew."""
     delivered: int = 0
     """Frames down up to here are done and may be forgotten."""
     replies: list[StoredReply] = []
@@ -140,6 +142,8 @@ class Journal:
             "insert or ignore into events values (?, ?, ?)",
             [(session_id, *row) for row in commit.events],
         )
+        if commit.forget_outbox:
+            sql.execute("delete from outbox where session_id = ?", (session_id,))
         sql.executemany(
             "insert or ignore into outbox values (?, ?, ?, ?)",
             [(session_id, *row) for row in commit.outbox],
@@ -166,6 +170,17 @@ class Journal:
                 "delete from inputs where session_id = ? and number <= ?",
                 (session_id, commit.snapshot[0]),
             )
+
+    def strike(self, session_id: str) -> int:
+        """The process died while deciding this conversation: how often by now."""
+        key = f"strikes:{session_id}"
+        self._writer.execute(
+            "insert into meta values (?, '1') "
+            "on conflict (key) do update set value = cast(value as integer) + 1",
+            (key,),
+        )
+        row = self._writer.execute("select value from meta where key = ?", (key,)).fetchone()
+        return int(row[0])
 
     def live(self) -> list[Stored]:
         """All conversations that have not ended."""

@@ -5,6 +5,7 @@ from typing import NoReturn
 
 from voicebus.config.settings import SessionSettings
 from voicebus.services.runtime import CannotStart, Runtime, run
+from voicebus.services.session.failpoints import BadFailpoint
 from voicebus.services.session.journal import JournalUnusable
 from voicebus.services.session.shard import Shard
 
@@ -13,7 +14,7 @@ async def serve(runtime: Runtime[SessionSettings]) -> None:
     """Hold conversations until told to stop."""
     try:
         shard = Shard(runtime)
-    except JournalUnusable as error:
+    except (JournalUnusable, BadFailpoint) as error:
         raise CannotStart(str(error)) from None
     shard.begin()
     seconds = asyncio.create_task(shard.every_second())

@@ -23,16 +23,19 @@ from voicebus.bus.sockets import Frames, Route, Sent
 from voicebus.config.settings import SessionSettings
 from voicebus.services.runtime import Runtime
 from voicebus.services.session import configuration, views
+from voicebus.services.session.attempts import STRIKES, AttemptMark
 from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.commands import CORE_COMMANDS
 from voicebus.services.session.desk import Desk, Refused, typed
+from voicebus.services.session.failpoints import Failpoints
 from voicebus.services.session.journal import Journal
 from voicebus.services.session.links import TransportLink
 from voicebus.services.session.pool import ToolPool
 from voicebus.services.session.providers.base import Translator
 from voicebus.services.session.providers.openai import OpenAI
+from voicebus.services.session.shelf import SchemaShelf
 from voicebus.services.session.writer import Writer
 
 TRANSLATORS: dict[str, Translator] = {"openai": OpenAI()}
@@ -66,6 +69,8 @@ class Shard:
         endpoints = runtime.endpoints
         sockets = runtime.sockets
         self._journal = Journal(Path(runtime.cell.data).absolute() / f"session-{self._number}.db")
+        self._attempt = AttemptMark(self._journal.path.with_suffix(".attempt"))
+        self._fail = Failpoints(self._settings.failpoint)
         self._writer = Writer(self._journal, self._collect, self._committed)
         self._desk = Desk(
             self._send_reply,
@@ -73,6 +78,7 @@ class Shard:
             memory_us=int(self._settings.reply_memory_s * 1_000_000),
             in_flight=self._settings.in_flight,
         )
+        self._schemas = SchemaShelf(self._desk)
         self._recover()
         self._events = sockets.publisher(endpoints.events(self._number), self._subscribed)
         self._links = {
@@ -161,7 +167,10 @@ class Shard:
     # --- the write path -----------------------------------------------------------------------
 
     def _feed(self, conversation: Conversation, event: i.AnyInput) -> None:
+        self._attempt.begin(conversation.session_id)
         immediate = conversation.feed(event, event.now_us)
+        self._attempt.clear()
+        self._fail.reached("decided")
         for flush in immediate.flushes:
             self._links[conversation.state.transport].send(
                 link.Flush(
@@ -217,34 +226,60 @@ class Shard:
 
     def _committed(self, batch: list[Work], safe: bool) -> None:
         """The journal has it (or cannot take it): publish, send, answer, acknowledge."""
-        acks: dict[int, dict[str, int]] = {}
+        self._fail.reached("committed")
         for done in batch:
-            session_id = done.commit.session_id
+            conversation = self._conversations.get(done.commit.session_id)
             for event in done.events:
                 self._events.publish(event.topic, [event.header])
-            conversation = self._conversations.get(session_id)
-            if conversation is not None:
-                transport = self._links[conversation.state.transport]
-                for _, header, payload in done.down:
-                    transport.send_raw(header, payload)
-                    self._publish_raw(session_id, "down", payload)
-                if safe:
-                    conversation.journaled_up = done.acknowledge
-                    acks.setdefault(transport.transport, {})[session_id] = done.acknowledge
-                self._arm(conversation)
-                if conversation.ended_us is not None and done.commit.ended_us is not None:
-                    self._publish_head(conversation, conversation.ended_us)
-            for message in done.pool:
-                self._pool.send(message)
+                if conversation is not None:
+                    conversation.published(event)
+        self._fail.reached("published")
+        for done in batch:
+            self._send(done)
+        self._fail.reached("sent")
+        for done in batch:
             for reply in done.commit.replies:
                 self._desk.release(reply)
             for reply in done.passing:
                 self._desk.release(reply, remember=False)
-        for transport_number, sessions in acks.items():
-            self._links[transport_number].send(link.Ack(sessions=sessions))
-        if safe != (not self._journal_lost):
+        self._fail.reached("answered")
+        if safe:
+            self._acknowledge(batch)
+        self._fail.reached("acknowledged")
+        for done in batch:
+            conversation = self._conversations.get(done.commit.session_id)
+            if conversation is not None:
+                self._arm(conversation)
+                if conversation.ended_us is not None and done.commit.ended_us is not None:
+                    self._publish_head(conversation, conversation.ended_us)
+        if self._journal_lost == safe:
             self._journal_lost = not safe
             self._journal_changed()
+
+    def _send(self, done: Work) -> None:
+        """Frames to the transport, calls to the pool."""
+        session_id = done.commit.session_id
+        conversation = self._conversations.get(session_id)
+        if conversation is not None:
+            transport = self._links[conversation.state.transport]
+            for n, header, payload in done.down:
+                conversation.committed_down = n
+                transport.send_raw(header, payload)
+                self._publish_raw(session_id, "down", payload)
+        for message in done.pool:
+            self._pool.send(message)
+
+    def _acknowledge(self, batch: list[Work]) -> None:
+        """What is journaled may be forgotten by those who hold it for us."""
+        acks: dict[int, dict[str, int]] = {}
+        for done in batch:
+            session_id = done.commit.session_id
+            conversation = self._conversations.get(session_id)
+            if conversation is not None:
+                conversation.journaled_up = done.acknowledge
+                acks.setdefault(conversation.state.transport, {})[session_id] = done.acknowledge
+        for transport, sessions in acks.items():
+            self._links[transport].send(link.Ack(sessions=sessions))
 
     def _journal_changed(self) -> None:
         if self._journal_lost:
@@ -273,6 +308,8 @@ class Shard:
                     conversation = self._conversations.get(session_id)
                     if conversation is not None:
                         conversation.acknowledged(n)
+                        if session_id in message.missing:
+                            self._send_again(conversation)
             case link.LinkReset():
                 pass  # answered by the link itself
             case _:
@@ -287,16 +324,17 @@ class Shard:
             if n is not None:
                 conversation.acknowledged(n)
             elif conversation.reached_transport:
+                conversation.forgotten()
                 if conversation.ended_us is None:
                     self._feed(conversation, i.TransportLost(now_us=self._now_us()))
-                conversation.outbox.clear()
                 continue
-            for _, (header, body) in sorted(conversation.outbox.items()):
-                self._links[transport].send_raw(header, body)
-        for session_id, n in message.sessions.items():
-            if session_id not in self._conversations:
-                hang_up = link.HangUp(session_id=session_id, n=n + 1, generation=0)
-                self._links[transport].send(hang_up)
+            self._send_again(conversation)
+
+    def _send_again(self, conversation: Conversation) -> None:
+        """What is committed and the transport has not done."""
+        for n, (header, body) in sorted(conversation.outbox.items()):
+            if n <= conversation.committed_down:
+                self._links[conversation.state.transport].send_raw(header, body)
 
     def _numbered(self, transport: int, message: link.Event, payload: Frames) -> None:
         conversation = self._conversations.get(message.session_id)
@@ -351,6 +389,7 @@ class Shard:
                         http_status=message.http_status,
                         reason=message.reason,
                         by_us=message.by_us,
+                        events_lost=message.events_lost,
                     )
                 ]
             case link.Flushed():
@@ -458,7 +497,7 @@ class Shard:
         """Welcome on the very string subscribed: whoever reads it knows that its filter works."""
         now_us = self._now_us()
         heads = {
-            session_id: conversation.ledger.seq
+            session_id: conversation.head
             for session_id, conversation in self._conversations.items()
             if _covers(topic, f"event/{session_id}/".encode())
         }
@@ -479,7 +518,7 @@ class Shard:
     def _publish_head(self, conversation: Conversation, now_us: int) -> None:
         ledger = conversation.ledger
         state = "open" if conversation.ended_us is None else "closed"
-        head = Head(seq=ledger.seq, topics=ledger.heads, state=state)
+        head = Head(seq=conversation.head, topics=conversation.heads, state=state)
         self._events.publish(
             topics.event(conversation.session_id, "head"),
             [ledger.unnumbered(head, epoch=conversation.state.epoch, at_us=now_us)],
@@ -542,6 +581,8 @@ class Shard:
                 self._desk.answer(command, {"inc": self._runtime.inc, "shard": self._number})
             case c.Replay():
                 self._replay(command, data)
+            case c.Schema():
+                self._schemas.answer(command, data)
             case _:
                 self._in_session(command, data)
 
@@ -678,6 +719,7 @@ class Shard:
                 vendor=translator.name,
                 model=config.model or self._settings.model or translator.default_model,
                 opened=msgspec.to_builtins(opened),
+                longest_session_s=translator.capabilities.longest_session_s,
             ),
         )
 
@@ -750,7 +792,7 @@ class Shard:
             raise Refused("bad_request", f"from={data.from_seq}: events count from 1")
         conversation = self._conversations.get(command.session_id)
         last = (
-            conversation.ledger.seq
+            conversation.head
             if conversation is not None
             else self._journal.last_seq(command.session_id)
         )
@@ -790,6 +832,8 @@ class Shard:
         self._desk.remember(
             self._journal.replies(now_us - int(self._settings.reply_memory_s * 1_000_000))
         )
+        suspect = self._attempt.left_behind
+        strikes = self._journal.strike(suspect) if suspect else 0
         for stored in self._journal.live():
             conversation = Conversation(
                 stored.session_id,
@@ -799,6 +843,12 @@ class Shard:
                 stored.created_us,
             )
             self._conversations[stored.session_id] = conversation
+            if stored.session_id == suspect and strikes >= STRIKES:
+                self._log.error("session.set_aside", session_id=suspect, deaths=strikes)
+                conversation.set_aside(stored, now_us)
+                self._dirty[stored.session_id] = conversation
+                continue
+            self._attempt.begin(stored.session_id)
             try:
                 conversation.recover(stored)
                 conversation.translator = TRANSLATORS[conversation.state.vendor or "openai"]
@@ -807,7 +857,8 @@ class Shard:
                 self._log.error(
                     "session.not_recovered", session_id=stored.session_id, exc_info=error
                 )
-                conversation.give_up("it could not be rebuilt from its journal", now_us)
+                conversation.set_aside(stored, now_us)
+            self._attempt.clear()
             for name, command_id in conversation.waiting_commands():
                 self._desk.expect(stored.session_id, name, command_id)
             self._dirty[stored.session_id] = conversation
@@ -830,6 +881,7 @@ class Shard:
             timer.cancel()
         await self._writer.drain()
         self._journal.close()
+        self._attempt.close()
 
 
 def _covers(topic: bytes, prefix: bytes) -> bool:

@@ -12,7 +12,7 @@ def summary(conversation: Conversation) -> dict[str, Any]:
     state = conversation.state
     return {
         "session_id": conversation.session_id,
-        "seq": conversation.ledger.seq,
+        "seq": conversation.head,
         "state": state.phase,
         "model": state.model,
         "provider": state.vendor,
@@ -26,7 +26,7 @@ def snapshot(conversation: Conversation) -> dict[str, Any]:
     return {
         **summary(conversation),
         "inc": conversation.ledger.inc,
-        "heads": conversation.ledger.heads,
+        "heads": conversation.heads,
         "epoch": state.epoch,
         "link": {
             "state": state.phase,

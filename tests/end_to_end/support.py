@@ -132,6 +132,8 @@ class Line:
 
     def __init__(self, endpoints: Endpoints, sockets: Sockets, shard: int = 0) -> None:
         self.sent: list[str] = []
+        self.insisted: set[str] = set()
+        """Sent again under the same id, because a process may have died with the first."""
         self.replies: list[Header] = []
         self.changed = asyncio.Event()
         self._dealer = sockets.dealer(endpoints.commands(shard), self._received, name="line")
@@ -175,6 +177,16 @@ class Line:
     async def ask(self, command: str, data: Any = None, *, session_id: str | None = None) -> Header:
         """Send it and wait for its reply."""
         return await self.reply(self.command(command, data, session_id=session_id))
+
+    async def insist(self, command: str, data: Any, *, session_id: str) -> Header:
+        """As ask, of a process that may be killed meanwhile: send it again under the same id."""
+        id = self.command(command, data, session_id=session_id)
+        self.insisted.add(id)
+        for _ in range(10):
+            with contextlib.suppress(TimeoutError):
+                return await self.reply(id, within_s=2)
+            self.command(command, data, session_id=session_id, id=id)
+        return await self.reply(id)
 
     async def refused(
         self, command: str, data: Any = None, *, session_id: str | None = None

@@ -33,7 +33,9 @@ async def _ages_ms(caller: Caller, call: Call, response: str, seconds: float) ->
     return [age_ms(piece.samples, at) for at, piece in caller.pieces(response)]
 
 
-@pytest.mark.parametrize(("tool", "how"), [("nap", "sleeps"), ("burn_cpu", "spins"), ("block_gil", "sits")])
+@pytest.mark.parametrize(
+    ("tool", "how"), [("nap", "sleeps"), ("burn_cpu", "spins"), ("block_gil", "sits")]
+)
 async def test_sound_goes_on_while_a_tool_runs_for_two_seconds(
     cell: Stack, tool: str, how: str
 ) -> None:
@@ -54,4 +56,6 @@ async def test_sound_goes_on_while_a_tool_runs_for_two_seconds(
         for name, ages in (("alone", without), (f"beside {tool}", beside)):
             measured(f"age of sound {name}, median", statistics.median(ages))
             measured(f"age of sound {name}, largest", max(ages))
-        assert max(beside) < BOUND_MS, f"{tool} {how}: {max(beside):.0f} ms, {max(without):.0f} alone"
+        assert max(beside) < BOUND_MS, (
+            f"{tool} {how}: {max(beside):.0f} ms, {max(without):.0f} alone"
+        )
