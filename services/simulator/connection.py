@@ -38,6 +38,8 @@ from voicebus.services.simulator.steps import (
 
 WAITING_FRAMES = 64
 """Performers wait while so many frames have not been written."""
+FLOOD_FRAMES = 4096
+"""A client that does not read is not read either when so many frames wait for it."""
 
 log = structlog.get_logger("simulator")
 
@@ -134,6 +136,9 @@ class Connection:
                 await self._read(frame)
         except ConnectionClosed:
             pass
+        except Exception as error:
+            log.error("conversation.failed", session_id=session_id, exc_info=error)
+            await self._socket.close(1011, "server_error")
         finally:
             self._listener.close()
             if self._idle_timer is not None:
@@ -175,7 +180,8 @@ class Connection:
             self._do(self._conversation.client_says(event, self._loop.time()))
         except RecursionError:
             self._do(self._conversation.client_babbles("The event is nested too deeply."))
-        await self._has_room.wait()
+        if self._outbox.qsize() > FLOOD_FRAMES:
+            await self._has_room.wait()
 
     # What the conversation wants
 

@@ -1,6 +1,7 @@
 """The loopback WebSocket server: how it behaves at large, and what its connections share."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -100,6 +101,7 @@ async def running(options: Options) -> AsyncIterator[Running]:
             ping_interval=None,
             close_timeout=1,
             server_header="voicebus-simulator",
+            logger=_quiet(),
         ) as server:
             await simulator.warm_up()
             port = next(iter(server.sockets)).getsockname()[1]
@@ -107,6 +109,14 @@ async def running(options: Options) -> AsyncIterator[Running]:
             yield Running(f"ws://{host}:{port}{handshake.PATH}", port)
     finally:
         await simulator.close()
+
+
+def _quiet() -> logging.Logger:
+    """The library logs a traceback for everyone who knocks and goes, such as a port scan."""
+    logger = logging.getLogger("voicebus.simulator.websockets")
+    logger.addHandler(logging.NullHandler())
+    logger.propagate = False
+    return logger
 
 
 class _Deaf:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +108,15 @@ def test_a_bad_scenario_is_refused_with_its_place(text: str, complaint: str) -> 
 def test_an_unknown_scenario_names_the_known_ones() -> None:
     with pytest.raises(BadScenario, match="weather"):
         load_scenario("wether")
+
+
+def test_the_examples_of_the_documentation_are_right() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "simulator.md").read_text()
+    examples = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+
+    assert examples
+    for example in examples:
+        assert parsed(example, "simulator.md").answer
 
 
 def test_a_scenario_may_be_json() -> None:
