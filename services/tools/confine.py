@@ -41,6 +41,7 @@ ALLOWED = frozenset(
     }
 )
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 
 
 def is_secret(name: str) -> bool:
@@ -58,10 +59,45 @@ def environment(full: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, 
     }
 
 
-def die_with_parent() -> None:
-    """The kernel kills this process when its parent ends. Linux only; elsewhere the pipe's end."""
+def die_with_parent(*, really: bool = True) -> None:
+    """The kernel kills this process when its parent ends, or no longer does.
+
+    Linux only; elsewhere the end of the pipe has to do.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if really else 0, 0, 0, 0)
+
+
+def name_process(name: str) -> None:
+    """What `ps -o comm` and `top` show, at most 15 bytes. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode()[:15], 0, 0, 0)
+
+
+def descendants(pid: int) -> list[int]:
+    """All processes that this one started and that still hang on it, in whatever group."""
+    children: dict[int, list[int]] = {}
+    with contextlib.suppress(OSError):
+        for entry in os.scandir("/proc"):
+            if not entry.name.isdigit():
+                continue
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                with open(f"/proc/{entry.name}/stat", "rb") as file:
+                    parent = int(file.read().rsplit(b")", 1)[1].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    found: list[int] = []
+    frontier = [pid]
+    while frontier:
+        frontier = [one for parent in frontier for one in children.get(parent, ())]
+        found += frontier
+    return found
+
+
+def kill(pids: Iterable[int]) -> None:
+    """SIGKILL to those that are still there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def yield_the_cpu() -> None:

@@ -46,8 +46,9 @@ def serve(
         except (BlockingIOError, InterruptedError):
             continue
         except ConnectionError:
-            return None
+            data = b""
         if not data:
+            _clear_away(children)
             return None
         waiting += descriptors
         for body in splitter.feed(data):
@@ -102,6 +103,14 @@ def _ended(pid: int) -> tuple[int | None, int | None] | None:
     return None, found.si_status
 
 
+def _clear_away(children: dict[int, int]) -> None:
+    """The host is gone: end all runners, and all that they started."""
+    confine.kill(confine.descendants(os.getpid()))
+    for pid in children.values():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, signal.SIGKILL)
+
+
 def _reap(children: dict[int, int], reported: set[int], number: int) -> None:
     pid = children.pop(number, None)
     reported.discard(number)
@@ -137,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("specs", nargs="*")
     arguments = parser.parse_args(argv)
     confine.die_with_parent()
+    confine.name_process("vb-forkserver")
     os.umask(0o077)
     # Tools may well start threads when imported; forking is what this process is for.
     warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
@@ -156,6 +166,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     control.sendall(pipe.pack(news))
     gc.collect()
     gc.freeze()
+    # From now on it looks at the control socket all the time and ends by itself when the host is
+    # gone: then it can take with it what its runners have started.
+    confine.die_with_parent(really=False)
     child = serve(control, tools, limits)
     if child is not None:
         child()

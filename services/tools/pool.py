@@ -5,7 +5,6 @@ It knows nothing of the bus: calls come in as messages, reports go out through a
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from voicebus.bus.messages import work
-from voicebus.services.tools import ladder, pipe, process, runner
+from voicebus.services.tools import confine, ladder, pipe, process, runner
 from voicebus.services.tools.ladder import Ladder
 
 Key = tuple[str, str]
@@ -470,11 +469,9 @@ class Pool:
                     self._note_kill(one, "SIGTERM")
                     one.slot.is_leaving = True
                     # Those that left the group would survive it.
-                    strays = process.descendants(child.pid) if child.pid is not None else []
+                    strays = confine.descendants(child.pid) if child.pid is not None else []
                     child.signal(signal.SIGTERM)
-                    for pid in strays:
-                        with contextlib.suppress(ProcessLookupError, PermissionError):
-                            os.kill(pid, signal.SIGKILL)
+                    confine.kill(strays)
                 case "kill":
                     self._note_kill(one, "SIGKILL")
                     child.signal(signal.SIGKILL)

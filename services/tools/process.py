@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from voicebus.services.tools import pipe, runner
+from voicebus.services.tools import confine, pipe, runner
 
 OUTPUT_READ_BYTES = 65536
 DUMP_LIMIT_BYTES = 32 * 1024
@@ -44,25 +44,6 @@ class Exit:
         with contextlib.suppress(ValueError):
             return signal.Signals(self.signal).name
         return f"signal {self.signal}"
-
-
-def descendants(pid: int) -> list[int]:
-    """All processes that this one started and that still hang on it, in whatever group."""
-    children: dict[int, list[int]] = {}
-    with contextlib.suppress(OSError):
-        for entry in os.scandir("/proc"):
-            if not entry.name.isdigit():
-                continue
-            with contextlib.suppress(OSError, ValueError, IndexError):
-                with open(f"/proc/{entry.name}/stat", "rb") as file:
-                    parent = int(file.read().rsplit(b")", 1)[1].split()[1])
-                children.setdefault(parent, []).append(int(entry.name))
-    found: list[int] = []
-    frontier = [pid]
-    while frontier:
-        frontier = [one for parent in frontier for one in children.get(parent, ())]
-        found += frontier
-    return found
 
 
 class Tail:
@@ -387,13 +368,19 @@ class ForkServer:
             self._loaded.set_exception(CannotLoad(f"{words}: {said}" if said else words))
             return
         for process in list(self._runners.values()):
-            # The zombie went with its parent, so the id may be anybody's by now: no signals.
+            # The runner went with its parent. What it had started may still be in its group, and
+            # as long as it is, no other process can get the group's number.
+            process.signal(signal.SIGKILL)
             process.pid = None
             self._ended(process, Exit(None, signal.SIGKILL))
         self._on_lost()
 
     def close(self) -> None:
         """End the server and all runners, with their groups."""
+        if self._process is not None and self._process.poll() is None:
+            strays = confine.descendants(self._process.pid)
+            self._process.kill()
+            confine.kill(strays)
         for process in list(self._runners.values()):
             process.signal(signal.SIGKILL)
             process.close()

@@ -64,6 +64,7 @@ def main(
         confine.die_with_parent()
         if os.getppid() != parent:
             os._exit(1)  # it died between the fork and the line above
+        confine.name_process("vb-runner")
         link = pipe.Link(_stdio(descriptors))
         confine.limit(memory_mb=limits.memory_mb, files=limits.files)
         watch = CancelWatch(limits.cancel_endpoints)
@@ -119,6 +120,7 @@ class Runner:
         """The last cancels, also those that came before their call."""
         self.orders: list[pipe.Run] = []
         self._memory_kb = _memory_kb()
+        self._pid = os.getpid()
 
     def listen(self) -> None:
         """Take in what has come, without waiting."""
@@ -176,6 +178,8 @@ class Runner:
 
     def done(self, call: "Prepared", outcome: "Outcome") -> None:
         """Tell the host how it ended."""
+        if os.getpid() != self._pid:
+            os._exit(1)  # the tool forked, and its child came back instead of ending
         with contextlib.suppress(Exception):  # the tool may have closed it
             sys.stdout.flush()
         order = call.order

@@ -32,7 +32,7 @@ _outcomes: Codec[work.ANY_FROM_DISPATCHER] = Codec(work.ANY_FROM_DISPATCHER, wha
 class DrivenPool:
     """A Pool and what it told its listener."""
 
-    def __init__(self, limits: runner.Limits, runners: int) -> None:
+    def __init__(self, limits: runner.Limits, runners: int, **settings: Any) -> None:
         self.begun: dict[str, asyncio.Event] = {}
         self.said: dict[str, list[str]] = {}
         self.results: dict[str, asyncio.Future[work.Result]] = {}
@@ -46,6 +46,7 @@ class DrivenPool:
                 environment=confine.environment({**os.environ, "OPENAI_API_KEY": "sk-secret"}),
                 limits=limits,
                 runners=runners,
+                **settings,
             ),
             self,
             structlog.get_logger(),

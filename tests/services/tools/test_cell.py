@@ -1,7 +1,10 @@
 """Dispatcher and tool host as processes on real sockets; the test is the session process."""
 
+import asyncio
 import signal
+from pathlib import Path
 
+import psutil
 import pytest
 from tests.services.tools.conftest import Cell
 
@@ -97,6 +100,23 @@ async def test_a_killed_host_leaves_a_once_call_unknown(cell: Cell) -> None:
     outcome = await cell.outcome(call_id)
 
     assert outcome.status == "unknown"
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+async def test_what_a_tool_has_started_ends_with_its_host(
+    cell: Cell, folder: Path, how: signal.Signals
+) -> None:
+    pids = folder / "pids"
+    await cell.running("fork_tree", pids=str(pids), count=4)
+    async with asyncio.timeout(30):
+        while not pids.exists() or len(pids.read_text().split()) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    children = [psutil.Process(int(pid)) for pid in pids.read_text().split()]
+
+    cell.kill("toolhost-0", how)
+    _, alive = psutil.wait_procs(children, timeout=10)
+
+    assert alive == []
 
 
 async def test_a_harmless_call_of_a_killed_host_runs_again_elsewhere(cell: Cell) -> None:

@@ -183,6 +183,11 @@ async def test_after_each_of_these_the_pool_has_all_its_places_again(driven: Dri
     assert (await driven.run("echo", text="still here")).status == "ok"
 
 
+async def test_a_tool_that_forks_answers_once(driven: DrivenPool) -> None:
+    assert value(await driven.run("forks")) == "parent"
+    assert value(await driven.run("echo", text="next")) == "next"
+
+
 async def test_a_tool_finds_no_secret(driven: DrivenPool) -> None:
     found = value(await driven.run("environment"))
 
@@ -278,6 +283,15 @@ async def test_the_pool_comes_back_when_its_fork_server_is_killed(driven: Driven
     assert len(parents) == 1
     assert result.status == "crashed"
     assert (await driven.run("echo", text="again")).status == "ok"
+
+
+async def test_a_runner_is_replaced_after_its_number_of_calls() -> None:
+    driven = DrivenPool(runner.Limits(), runners=1, recycle_calls=2)
+    await driven.pool.start()
+    pids = [value(await driven.run("identity"))["pid"] for _ in range(8)]
+    driven.pool.close()
+
+    assert max(pids.count(one) for one in pids) == 2
 
 
 async def test_closing_the_pool_ends_its_calls_as_lost_and_all_its_processes() -> None:

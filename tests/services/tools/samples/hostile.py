@@ -207,6 +207,12 @@ def reads_slowly(ctx: ToolContext) -> int:
 
 
 @tool
+def forks() -> str:
+    """Fork, and return twice."""
+    return "child" if os.fork() == 0 else "parent"
+
+
+@tool
 def identity(ctx: ToolContext) -> dict[str, object]:
     """What the call knows of itself."""
     return {"key": ctx.idempotency_key, "attempt": ctx.attempt, "pid": os.getpid()}
