@@ -168,6 +168,11 @@ class Cell:
             stdout=subprocess.DEVNULL,
         )
 
+    def start_stranger(self, program: Path) -> None:
+        """A worker that knows nothing but the protocol."""
+        command = [sys.executable, str(program), str(self.endpoints.run_dir)]
+        self.processes["stranger"] = subprocess.Popen(command, env=self._env)
+
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         process = self.processes[name]
         process.send_signal(how)

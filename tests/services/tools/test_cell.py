@@ -8,6 +8,9 @@ import psutil
 import pytest
 from tests.services.tools.conftest import Cell
 
+WORKER = Path(voicebus.__file__).parents[2] / "examples" / "tools" / "worker.py"
+
+
 
 async def test_a_submitted_call_begins_ends_and_is_forgotten_once_acknowledged(cell: Cell) -> None:
     outcome = await cell.run("echo", text="hello")
@@ -196,3 +199,30 @@ async def test_nonsense_disturbs_nobody(cell: Cell, frame: bytes) -> None:
     caller.send([frame, frame])
 
     assert (await cell.run("echo", text="hello")).status == "ok"
+
+
+async def test_a_worker_in_plain_zeromq_serves_calls_and_cancels(cell: Cell) -> None:
+    cell.start_stranger(WORKER)
+    await cell.until(lambda: "shout" in cell.catalogue)
+
+    answered = await cell.run("shout", text="hello")
+    stopped = await cell.running("shout", text="later", seconds=60)
+    cell.cancel(stopped)
+    await cell.outcome(stopped)
+
+    assert (answered.status, answered.result) == ("ok", "HELLO!")
+    assert cell.outcomes[stopped].status == "cancelled"
+
+
+async def test_a_worker_in_plain_zeromq_survives_the_dispatcher(cell: Cell) -> None:
+    cell.start_stranger(WORKER)
+    await cell.until(lambda: "shout" in cell.catalogue)
+    call_id = await cell.running("shout", text="later", seconds=1)
+
+    cell.kill("dispatcher-0")
+    cell.start("dispatcher")
+    cell.follow()
+    cell.submit_again(call_id)
+    outcome = await cell.outcome(call_id)
+
+    assert (outcome.status, outcome.result) == ("ok", "LATER!")
