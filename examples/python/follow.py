@@ -1,0 +1,109 @@
+"""Follow one session from Python without Voicebus's own client: pyzmq and docs/protocol.md.
+
+python follow.py RUN_FOLDER SESSION_ID [EVENT_TO_LOSE]
+"""
+
+import json
+import sys
+import uuid
+
+import zmq
+
+
+class Follower:
+    """Every event of a session once, in order: what is missing is asked for again."""
+
+    def __init__(self, run: str, session: str, lose: int) -> None:
+        self.session = session
+        self.lose = lose  # as a full queue would
+        self.last = 0  # everything up to here was shown
+        self.newest = 0  # known to exist
+        self.asked_again = 0
+        self.request: str | None = None  # the id of the replay under way
+        self.over = False
+        context = zmq.Context()
+        home = session.split("-")[0].removeprefix("s")
+        self.events = context.socket(zmq.SUB)
+        self.events.setsockopt(zmq.SNDHWM, 0)  # subscriptions are messages, too
+        self.events.subscribe(f"event/{session}/")  # before connecting
+        self.events.connect(f"ipc://{run}/session-{home}.events")
+        self.commands = context.socket(zmq.DEALER)
+        self.commands.setsockopt(zmq.LINGER, 0)
+        self.commands.connect(f"ipc://{run}/session-{home}.commands")
+
+    def run(self) -> None:
+        """Until the session is closed."""
+        poller = zmq.Poller()
+        poller.register(self.events, zmq.POLLIN)
+        poller.register(self.commands, zmq.POLLIN)
+        while not self.over:
+            ready = dict(poller.poll(500))
+            if self.events in ready:
+                frames = self.events.recv_multipart()
+                self.came(json.loads(frames[1]), live=True)
+            if self.commands in ready:
+                self.answered(json.loads(self.commands.recv_multipart()[-1]))
+            if not ready and self.request:
+                self.ask(self.request)  # no answer yet: again, with the same id
+
+    def came(self, event: dict, *, live: bool) -> None:
+        """An event, live or again."""
+        data = event["data"]
+        if event["kind"] == "welcome":  # our subscription is active from here on
+            print("following", self.session, flush=True)
+            self.newest = max(self.newest, data["heads"].get(self.session, 0))
+        elif event["kind"] == "head":  # each second: shows a lost tail
+            self.newest = max(self.newest, data["seq"])
+        elif event.get("seq") is None:
+            return
+        elif live and event["seq"] == self.lose:
+            self.lose = 0
+            return
+        else:
+            self.newest = max(self.newest, event["seq"])
+            if (
+                event["seq"] == self.last + 1
+            ):  # else a repetition, or something before it is missing
+                self.last += 1
+                self.asked_again += not live
+                self.show(event["kind"], data)
+        if self.newest > self.last and not self.request and not self.over:
+            if self.last:
+                print(f"events {self.last + 1} to {self.newest} are missing: asking for them")
+            self.ask(str(uuid.uuid4()))
+
+    def ask(self, request: str) -> None:
+        """For a page of what is missing."""
+        self.request = request
+        what = {"from": self.last + 1, "limit": 200}
+        command = {"v": 1, "id": request, "command": "replay", "session_id": self.session}
+        self.commands.send_json({**command, "data": what})
+
+    def answered(self, reply: dict) -> None:
+        """By the owner of the events."""
+        if reply["id"] != self.request:
+            return  # the answer to a repetition
+        self.request = None
+        if reply["ok"]:
+            for event in reply["data"]["events"]:
+                self.came(event, live=False)
+        elif reply["error"]["retry"]:
+            self.ask(str(uuid.uuid4()))
+        else:
+            sys.exit(f"the session says: {reply['error']['message']}")
+
+    def show(self, kind: str, data: dict) -> None:
+        """What is said, and the end."""
+        if kind == "user_transcript":
+            print("caller:", data["text"], flush=True)
+        elif kind in ("assistant_transcript", "assistant_text"):
+            print("assistant:", data["text"], flush=True)
+        elif kind == "session_closed":
+            self.over = True
+            print(f"complete: {self.last} events, {self.asked_again} of them asked for again")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit("usage: follow.py RUN_FOLDER SESSION_ID [EVENT_TO_LOSE]")
+    Follower(sys.argv[1], sys.argv[2], int(sys.argv[3]) if len(sys.argv) > 3 else 0).run()

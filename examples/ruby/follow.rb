@@ -1,0 +1,114 @@
+# Follow one session from Ruby: ffi-rzmq (Debian: ruby-ffi-rzmq) and docs/protocol.md.
+#
+#   ruby follow.rb RUN_FOLDER SESSION_ID [EVENT_TO_LOSE]
+require "ffi-rzmq"
+require "json"
+require "securerandom"
+
+# Every event of a session once, in order: what is missing is asked for again.
+class Follower
+  def initialize(run, session, lose)
+    @session = session
+    @lose = lose          # as a full queue would
+    @last = 0             # everything up to here was shown
+    @newest = 0           # known to exist
+    @again = 0            # how many had to be asked for
+    @request = nil        # the id of the replay under way
+    @over = false
+    home = session[/\As(\d+)-/, 1] or abort "#{session} is no session id"
+    context = ZMQ::Context.new
+    @events = context.socket(ZMQ::SUB)
+    @events.setsockopt(ZMQ::SNDHWM, 0)                      # subscriptions are messages, too
+    @events.setsockopt(ZMQ::SUBSCRIBE, "event/#{session}/") # before connecting
+    @events.connect("ipc://#{run}/session-#{home}.events")
+    @commands = context.socket(ZMQ::DEALER)
+    @commands.setsockopt(ZMQ::LINGER, 0)
+    @commands.connect("ipc://#{run}/session-#{home}.commands")
+  end
+
+  # Until the session is closed.
+  def run
+    poller = ZMQ::Poller.new
+    poller.register_readable(@events)
+    poller.register_readable(@commands)
+    until @over
+      poller.poll(500)
+      poller.readables.each do |socket|
+        frames = []
+        socket.recv_strings(frames)
+        if socket == @events
+          came(JSON.parse(frames[1]), true)
+        else
+          answered(JSON.parse(frames.last))
+        end
+      end
+      ask(@request) if poller.readables.empty? && @request  # again, with the same id
+    end
+  end
+
+  private
+
+  # An event, live or again.
+  def came(event, live)
+    data = event["data"]
+    case event["kind"]
+    when "welcome"        # our subscription is active from here on
+      puts "following #{@session}"
+      @newest = [@newest, data["heads"].fetch(@session, 0)].max
+    when "head"           # each second: shows a lost tail
+      @newest = [@newest, data["seq"]].max
+    else
+      return if event["seq"].nil?
+      if live && event["seq"] == @lose
+        @lose = 0
+        return
+      end
+      @newest = [@newest, event["seq"]].max
+      if event["seq"] == @last + 1   # else a repetition, or something before it is missing
+        @last += 1
+        @again += 1 unless live
+        show(event["kind"], data)
+      end
+    end
+    return unless @newest > @last && @request.nil? && !@over
+    puts "events #{@last + 1} to #{@newest} are missing: asking for them" if @last.positive?
+    ask(SecureRandom.uuid)
+  end
+
+  # For a page of what is missing.
+  def ask(request)
+    @request = request
+    @commands.send_string(JSON.generate(
+      "v" => 1, "id" => request, "command" => "replay", "session_id" => @session,
+      "data" => { "from" => @last + 1, "limit" => 200 }
+    ))
+  end
+
+  # By the owner of the events.
+  def answered(reply)
+    return unless reply["id"] == @request   # else to a repetition
+    @request = nil
+    if reply["ok"]
+      reply["data"]["events"].each { |event| came(event, false) }
+    elsif reply["error"]["retry"]
+      ask(SecureRandom.uuid)
+    else
+      abort "the session says: #{reply["error"]["message"]}"
+    end
+  end
+
+  # What is said, and the end.
+  def show(kind, data)
+    case kind
+    when "user_transcript" then puts "caller: #{data["text"]}"
+    when "assistant_transcript", "assistant_text" then puts "assistant: #{data["text"]}"
+    when "session_closed"
+      @over = true
+      puts "complete: #{@last} events, #{@again} of them asked for again"
+    end
+  end
+end
+
+abort "usage: follow.rb RUN_FOLDER SESSION_ID [EVENT_TO_LOSE]" if ARGV.length < 2
+$stdout.sync = true
+Follower.new(ARGV[0], ARGV[1], ARGV[2].to_i).run

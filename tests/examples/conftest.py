@@ -1,0 +1,63 @@
+"""One cell for all examples; what each language needs is installed, or the test says why not."""
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from voicebus.cli.plan import Wish
+from voicebus.cli.testing import Stack, running
+
+HERE = Path(__file__).parent
+EXAMPLES = HERE.parents[1] / "examples"
+CACHE = HERE.parents[1] / "var" / "examples"
+INSTALL_S = 300.0
+
+_ran: dict[str, str] = {}
+"""Language -> what became of it."""
+
+Need = Callable[[str], dict[str, str]]
+
+
+@pytest.fixture(scope="session")
+def cell() -> Iterator[Stack]:
+    settings = {
+        "VOICEBUS_SIMULATOR_SPEECH": "off",
+        "VOICEBUS_SIMULATOR_SCENARIO": str(HERE / "weather.toml"),
+    }
+    with running(Wish(settings=settings)) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="session")
+def need() -> Need:
+    """`need(language)` installs it (kept in var/) and returns the environment to run in."""
+
+    def install(language: str) -> dict[str, str]:
+        try:
+            done = subprocess.run(
+                [str(EXAMPLES / "install"), language],
+                capture_output=True,
+                text=True,
+                timeout=INSTALL_S,
+                check=False,
+            )
+            why = done.stderr.strip().splitlines()[-1:] if done.returncode else []
+            why = why or ([f"exit code {done.returncode}"] if done.returncode else [])
+        except subprocess.TimeoutExpired:
+            why = [f"installing took longer than {INSTALL_S:g} s"]
+        if why:
+            _ran[language] = f"SKIPPED, {why[0]}"
+            pytest.skip(f"{language} could not be installed: {why[0]}")
+        _ran.setdefault(language, "ran")
+        return {**os.environ, "NODE_PATH": str(CACHE / "node" / "node_modules")}
+
+    return install
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _ran:
+        told = "; ".join(f"{language}: {what}" for language, what in sorted(_ran.items()))
+        terminalreporter.write_line(f"language examples: {told}")
