@@ -1,0 +1,57 @@
+"""The README's examples do what it says."""
+
+import ast
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from voicebus.cli.testing import Stack
+from voicebus.client import RealtimeClient
+
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+def example(holding: str) -> str:
+    """The one Python example that holds these words."""
+    [found] = [code for code in re.findall(r"```python\n(.*?)```", README, re.S) if holding in code]
+    return str(found)
+
+
+@pytest.fixture(scope="module")
+def cell(start_module_stack: object, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+    tools = tmp_path_factory.mktemp("tools") / "tools.py"
+    tools.write_text(example("book_table"))
+    stack: Stack = start_module_stack(tools=[str(tools)])  # type: ignore[operator]
+    return stack
+
+
+async def test_the_tool_is_offered_with_its_description(cell: Stack) -> None:
+    async with RealtimeClient(cell.run_dir) as client:
+        [offered] = await client.catalogue()
+
+    assert offered["name"] == "book_table"
+    assert offered["description"] == "Book a table at a restaurant."
+    assert offered["parameters"]["required"] == ["restaurant", "people"]
+
+
+async def test_the_subscriber_prints_what_happens(cell: Stack) -> None:
+    code = example("zmq.SUB").replace("ipc://var/run", f"ipc://{cell.run_dir}")
+    ast.parse(code)
+    subscriber = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-c", code, stdout=subprocess.PIPE
+    )
+    try:
+        assert subscriber.stdout is not None
+        async with asyncio.timeout(30), RealtimeClient(cell.run_dir) as client:
+            assert b'"welcome"' in await subscriber.stdout.readline()
+            async with client.connect() as session:
+                line = await subscriber.stdout.readline()
+                while not line.startswith(b"event/" + session.id.encode() + b"/session_opened"):
+                    line = await subscriber.stdout.readline()
+    finally:
+        subscriber.kill()
+        await subscriber.wait()
