@@ -8,8 +8,9 @@ import psutil
 import pytest
 from tests.services.tools.conftest import Cell
 
-WORKER = Path(voicebus.__file__).parents[2] / "examples" / "tools" / "worker.py"
+import voicebus
 
+WORKER = Path(voicebus.__file__).parents[2] / "examples" / "tools" / "worker.py"
 
 
 async def test_a_submitted_call_begins_ends_and_is_forgotten_once_acknowledged(cell: Cell) -> None:
