@@ -58,7 +58,7 @@ public <request> = [hello] [please] <clause> [and [then] <clause>] [please];
 <number> = {" | ".join(NUMBERS)};
 <burn> = burn [the | a] (processor | computer | core) [for <number> seconds];
 <crash> = crash [the | a] (tool | computer | interpreter);
-<stop> = stop [it | now | that] | wait | enough | be quiet;
+<stop> = stop | wait | enough | be quiet;
 <talk> = hello | good morning | thank you [very much] | goodbye | who are you
     | what is your name | count to ten | how are you | yes | no;
 """
