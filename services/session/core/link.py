@@ -279,22 +279,20 @@ def expire(d: Draft) -> None:
     """Nobody is paid for waiting: greeting, confirmation, lease and limits."""
     waited_us = d.now_us - d.s.phase_us
     if d.s.phase == "connecting" and waited_us >= CONNECT_US:
-        close(d, "error", code="timeout", message="the provider's socket did not open in time")
+        _gave_no_answer(d, "the provider's socket did not open in time")
     elif d.s.phase == "configuring" and waited_us >= CONFIRM_US:
-        close(
+        _gave_no_answer(
             d,
-            "error",
-            code="timeout",
-            message="the provider did not confirm the configuration within "
+            "the provider did not confirm the configuration within "
             f"{CONFIRM_US // 1_000_000} s; is it a realtime provider of this dialect?",
         )
     elif d.s.phase == "configuring" and waited_us >= GREETING_US:
         _configure(d)
     elif d.s.phase == "lost" and d.now_us >= d.s.redial_us:
-        recovery.redial(d, flush_on_speech=_flush_on_speech(d.s.config))
+        recovery.redial(d, _dial(d))
     else:
         d.s.looked_us = d.now_us
-        recovery.rotate_if_silent(d, flush_on_speech=_flush_on_speech(d.s.config))
+        recovery.rotate_if_silent(d, _dial(d))
     if d.s.phase in ("closed", "new"):
         return
     if d.s.update is not None and d.now_us >= d.s.update.asked_us + UPDATE_US:
@@ -313,6 +311,13 @@ def expire(d: Draft) -> None:
             "the client seems to be gone"
         )
         close(d, "abandoned", message=message)
+
+
+def _gave_no_answer(d: Draft, message: str) -> None:
+    """A connection that does not get going: the first one ends the session, a later one is tried
+    again."""
+    if not d.s.opened_once or not recovery.lost(d, message, turn_reason="provider_lost"):
+        close(d, "error", code="timeout", message=message)
 
 
 def check_tokens(d: Draft) -> None:

@@ -85,14 +85,14 @@ def _leave_connection(d: Draft, turn_reason: str) -> None:
     d.s.queue = (*again, *d.s.queue)
 
 
-def redial(d: Draft, *, flush_on_speech: bool) -> None:
+def redial(d: Draft, dial: fx.Dial) -> None:
     """Open the next connection."""
     d.s.phase, d.s.phase_us = "connecting", d.now_us
     if d.s.new_transport:
         d.s.new_transport = False
         for token, talk in d.s.tokens_granted.items():
             d.do(fx.Grant(token, talk))
-    d.do(fx.Dial(d.s.generation, d.s.vendor, d.s.model, flush_on_speech))
+    d.do(replace(dial, generation=d.s.generation))
 
 
 def resumed(d: Draft) -> None:
@@ -174,7 +174,7 @@ def plan_rotation(d: Draft) -> None:
     d.s.expiring_told = False
 
 
-def rotate_if_silent(d: Draft, *, flush_on_speech: bool) -> None:
+def rotate_if_silent(d: Draft, dial: fx.Dial) -> None:
     """A due rotation happens in the first silence."""
     if d.s.phase != "ready" or not d.s.rotate_us or d.now_us < d.s.rotate_us:
         return
@@ -185,7 +185,7 @@ def rotate_if_silent(d: Draft, *, flush_on_speech: bool) -> None:
         return
     d.publish(SessionReconnecting(reason="rotation", attempt=1))
     _leave_connection(d, "rotation")
-    redial(d, flush_on_speech=flush_on_speech)
+    redial(d, dial)
 
 
 def _silent(d: Draft) -> bool:

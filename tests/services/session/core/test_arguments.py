@@ -1,0 +1,117 @@
+"""What the model wrote as arguments, checked before anybody runs on it."""
+
+from typing import Any
+
+import pytest
+
+from voicebus.services.session.core import arguments
+
+
+def test_arguments_are_an_object() -> None:
+    assert arguments.parse('{"city": "Berlin"}') == {"city": "Berlin"}
+    assert arguments.parse("") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("null", "null"),
+        ("true", "a boolean"),
+        ("1.5", "a number"),
+        ('"x"', "a string"),
+        ("[]", "an array"),
+    ],
+)
+def test_anything_else_is_named(text: str, kind: str) -> None:
+    assert arguments.parse(text) == f"the arguments must be a JSON object, not {kind}"
+
+
+@pytest.mark.parametrize("text", ['{"a"', "{'a': 1}", "\ud800", '{"a":1}}'])
+def test_what_is_not_json_is_said_to_be_so(text: str) -> None:
+    assert str(arguments.parse(text)).startswith("the arguments are not JSON")
+
+
+def test_endless_nesting_is_refused() -> None:
+    assert arguments.parse("[" * 100_000) == "the arguments are nested too deeply"
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer"},
+        "unit": {"enum": ["C", "F"]},
+        "ratio": {"type": ["number", "null"]},
+        "flags": {"type": "array", "items": {"type": "boolean"}},
+        "place": {"type": "object", "required": ["lat"], "properties": {"lat": {"type": "number"}}},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"city": "x"},
+        {"city": "x", "days": 3, "unit": "C", "ratio": None, "flags": [True], "place": {"lat": 1}},
+        {"city": "x", "days": 3.0, "ratio": 0.5},
+    ],
+)
+def test_what_fits_the_schema_fits(value: dict[str, Any]) -> None:
+    assert arguments.mismatch(value, SCHEMA) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        ({}, "the arguments lack city"),
+        ({"city": 3}, "argument city must be of type string, not a number"),
+        ({"city": "x", "days": 1.5}, "argument days must be of type integer, not a number"),
+        ({"city": "x", "days": True}, "argument days must be of type integer, not a boolean"),
+        ({"city": "x", "unit": "K"}, 'argument unit must be one of ["C","F"], not "K"'),
+        (
+            {"city": "x", "ratio": "y"},
+            "argument ratio must be of type number or null, not a string",
+        ),
+        ({"city": "x", "flags": [1]}, "argument flags[0] must be of type boolean, not a number"),
+        ({"city": "x", "place": {}}, "argument place lack lat"),
+        (
+            {"city": "x", "place": {"lat": ""}},
+            "argument place.lat must be of type number, not a string",
+        ),
+    ],
+)
+def test_the_first_misfit_is_named(value: dict[str, Any], wrong: str) -> None:
+    assert arguments.mismatch(value, SCHEMA) == wrong
+
+
+def test_an_unknown_argument_is_told_with_the_known_ones() -> None:
+    wrong = arguments.mismatch({"city": "x", "town": "y"}, SCHEMA)
+
+    assert wrong == ("the arguments know no 'town' (known: city, days, unit, ratio, flags, place)")
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        {"type": "something else"},
+        {"type": 7},
+        {"properties": 3, "required": "city", "enum": 4},
+        {"properties": {"a": "no schema"}},
+        {"items": {"type": "string"}},
+    ],
+)
+def test_what_is_not_known_of_a_schema_is_let_through(schema: dict[str, Any]) -> None:
+    assert arguments.mismatch({"a": 1}, schema) is None
+
+
+def test_a_schema_that_never_ends_is_followed_only_so_far() -> None:
+    schema: dict[str, Any] = {"type": "object", "properties": {}}
+    schema["properties"]["a"] = schema
+    value: Any = 3
+    for _ in range(arguments.DEPTH_LIMIT + 2):
+        value = {"a": value}
+
+    assert arguments.mismatch(value, schema) is None

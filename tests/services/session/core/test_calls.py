@@ -1,0 +1,560 @@
+"""Calls and batches: one outcome each, one output or a deleted item each, outputs in order."""
+
+import msgspec
+import pytest
+
+from voicebus.bus.messages.commands import SessionConfig
+from voicebus.bus.messages.events import (
+    ApprovalRequested,
+    AssistantTurnCompleted,
+    AssistantTurnStarted,
+    ToolBatchSubmitted,
+    ToolCallArgsDelta,
+    ToolCallCompleted,
+    ToolCallDispatched,
+    ToolCallFailed,
+    ToolCallLateResult,
+    ToolCallProgress,
+    ToolCallStarted,
+)
+from voicebus.bus.messages.work import Failure
+from voicebus.services.session.core import calls
+from voicebus.services.session.core import effects as fx
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core.capabilities import Capabilities
+from voicebus.services.session.testing import (
+    Stage,
+    call,
+    call_item,
+    created,
+    done,
+    events,
+    of,
+    refused,
+    replies,
+    requests,
+    speech_started,
+    tool,
+    tool_failed,
+    tool_ok,
+)
+
+MANUAL = SessionConfig(turn_detection="none")
+LONG = SessionConfig(turn_detection="none", lease_s=10_000)
+
+
+def calling(*names: str, stage: Stage | None = None, arguments: str = "{}") -> Stage:
+    """A completed response with one call per name: c0, c1, …"""
+    stage = stage or Stage(LONG, tools=[tool(name) for name in names])
+    stage.play(created())
+    for index, name in enumerate(names):
+        stage.play(*call("r1", f"c{index}", name, index, arguments=arguments))
+    stage.play(done())
+    return stage
+
+
+def outputs(effects: list[fx.Effect]) -> list[tuple[str, str]]:
+    return [(one.call_id, one.output) for one in of(effects, fx.AddOutput)]
+
+
+def told(effects: list[fx.Effect], call_id: str) -> dict[str, str]:
+    """The one output of a call, as the model reads it."""
+    (output,) = [text for one, text in outputs(effects) if one == call_id]
+    value: dict[str, str] = msgspec.json.decode(output)
+    return value
+
+
+# --- a round ----------------------------------------------------------------------------------
+
+
+def test_a_call_runs_when_its_response_is_complete_and_its_result_is_answered() -> None:
+    stage = Stage(tools=[tool("weather", timeout_s=7)])
+    stage.play(created(), *call("r1", "c1", "weather", arguments='{"city":"Berlin"}'))
+    assert of(stage.effects, fx.Submit) == []
+
+    dispatched = stage.play(done())
+    ended = stage.play(tool_ok("c1", {"temperature": 21}))
+
+    assert of(dispatched, fx.Submit) == [
+        fx.Submit("c1", "weather", {"city": "Berlin"}, 0, 7000),
+    ]
+    assert requests(ended) == [
+        fx.AddOutput("c1", '{"temperature":21}'),
+        fx.CreateResponse("1", {}),
+    ]
+    assert [type(event) for event in events(ended)] == [ToolCallCompleted, ToolBatchSubmitted]
+    assert of(ended, fx.ForgetOutcome) == [fx.ForgetOutcome("c1")]
+
+
+def test_every_step_of_a_call_is_told() -> None:
+    stage = Stage(tools=[tool("a")])
+    delta = i.ArgumentsWords(response_id="r1", item_id="item-c1", call_id="c1", delta="{}")
+    begun, written = call("r1", "c1", "a")
+    stage.play(created(), begun, delta, written, done(), i.ToolBegan(call_id="c1"))
+    stage.play(i.ToolSaid(call_id="c1", text="half way"), tool_ok("c1"))
+
+    assert [type(event) for event in events(stage.effects)] == [
+        AssistantTurnStarted,
+        ToolCallStarted,
+        ToolCallArgsDelta,
+        AssistantTurnCompleted,
+        ToolCallDispatched,
+        ToolCallProgress,
+        ToolCallCompleted,
+        ToolBatchSubmitted,
+    ]
+
+
+def test_outputs_go_in_the_order_of_the_response_and_one_answer_follows() -> None:
+    stage = calling("a", "b", "c")
+
+    assert requests(stage.play(tool_ok("c2", "third"), tool_ok("c0", "first"))) == []
+    effects = stage.play(tool_failed("c1", message="no luck"))
+
+    assert [one for one, _ in outputs(effects)] == ["c0", "c1", "c2"]
+    assert told(effects, "c1") == {"error": "error", "message": "the tool failed: no luck"}
+    assert len(of(effects, fx.CreateResponse)) == 1
+    assert of(effects, ToolBatchSubmitted) == [
+        ToolBatchSubmitted(turn_id="r1", call_ids=["c0", "c1", "c2"])
+    ]
+
+
+def test_calls_are_ordered_by_their_place_in_the_response_not_by_their_arrival() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    stage.play(created(), *call("r1", "late", "a", 1), *call("r1", "early", "a", 0), done())
+
+    effects = stage.play(tool_ok("late"), tool_ok("early"))
+
+    assert [one for one, _ in outputs(effects)] == ["early", "late"]
+
+
+def test_a_call_that_only_the_end_of_the_response_names_runs_too() -> None:
+    stage = Stage(tools=[tool("a")])
+    item = call_item("c1", "a", '{"x":1}')
+
+    effects = stage.play(created(), done(output=[item]))
+
+    assert of(effects, fx.Submit)[0].args == {"x": 1}
+    assert len(of(effects, ToolCallStarted)) == 1
+
+
+def test_batches_of_several_responses_run_side_by_side() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"))
+    stage.play(created("r2"), *call("r2", "c2", "a"), done("r2"))
+
+    second = stage.play(tool_ok("c2"))
+    first = stage.play(tool_ok("c1"))
+
+    assert [batch.turn_id for batch in of([*second, *first], ToolBatchSubmitted)] == ["r2", "r1"]
+    assert len(of(second, fx.CreateResponse)) == 1
+    assert of(first, fx.CreateResponse) == []  # it waits for the one that is under way
+    assert len(stage.state.queue) == 1
+
+
+# --- what may not run -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("cancelled", "client_cancelled"),
+        ("incomplete", "max_output_tokens"),
+        ("failed", None),
+    ],
+)
+def test_calls_of_an_incomplete_response_end_unrun_and_are_deleted(
+    status: i.ResponseStatus, reason: str | None
+) -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created(), *call("r1", "c1", "a", arguments='{"city":"Ber'))
+
+    effects = stage.play(done("r1", status, reason))
+
+    assert of(effects, fx.Submit) == []
+    (failed,) = of(effects, ToolCallFailed)
+    assert (failed.call_id, failed.reason) == ("c1", "cancelled")
+    assert of(effects, fx.DeleteItem) == [fx.DeleteItem("item-c1")]
+    assert of(effects, fx.CreateResponse) == []
+
+
+def test_a_call_whose_item_is_incomplete_is_answered_with_an_error() -> None:
+    stage = Stage(tools=[tool("a")])
+
+    effects = stage.play(created(), *call("r1", "c1", "a", status="incomplete"), done())
+
+    assert of(effects, fx.Submit) == []
+    assert told(effects, "c1")["message"].endswith("the call was not written to its end")
+    assert len(of(effects, fx.CreateResponse)) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [
+        ('{"city":', "not JSON"),
+        ("[1]", "must be a JSON object, not an array"),
+        ("3", "must be a JSON object, not a number"),
+    ],
+)
+def test_bad_arguments_become_an_output_and_leave_siblings_unharmed(
+    arguments: str, wrong: str
+) -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created(), *call("r1", "bad", "a", arguments=arguments), *call("r1", "ok", "a", 1))
+    stage.play(done())
+
+    effects = stage.play(tool_ok("ok"))
+
+    assert told(effects, "bad")["error"] == "invalid_arguments"
+    assert wrong in told(effects, "bad")["message"]
+    assert [one for one, _ in outputs(effects)] == ["bad", "ok"]
+
+
+@pytest.mark.parametrize("arguments", ["", "  ", "{}"])
+def test_no_arguments_are_an_empty_object(arguments: str) -> None:
+    stage = calling("a", arguments=arguments)
+
+    assert of(stage.effects, fx.Submit)[0].args == {}
+
+
+def test_an_unknown_tool_is_answered_with_what_there_is() -> None:
+    stage = Stage(tools=[tool("weather"), tool("clock")])
+
+    effects = stage.play(created(), *call("r1", "c1", "wether"), done())
+
+    assert "there are: clock, weather" in told(effects, "c1")["message"]
+    assert len(of(effects, fx.CreateResponse)) == 1
+
+
+def test_without_tools_the_model_is_told_that_there_are_none() -> None:
+    stage = Stage()
+
+    effects = stage.play(created(), *call("r1", "c1", "clock"), done())
+
+    assert "there are: none" in told(effects, "c1")["message"]
+
+
+# --- how they end -----------------------------------------------------------------------------
+
+
+def test_the_first_outcome_stands_and_a_late_result_is_an_event() -> None:
+    stage = calling("a")
+    stage.play(tool_failed("c0", "timeout"))
+
+    late = stage.play(tool_ok("c0", "at last"), tool_failed("c0"))
+
+    assert of(late, ToolCallLateResult) == [
+        ToolCallLateResult(call_id="c0", name="a", result="at last")
+    ]
+    assert outputs(late) == []
+    assert of(late, fx.ForgetOutcome) == [fx.ForgetOutcome("c0"), fx.ForgetOutcome("c0")]
+
+
+def test_the_outcome_of_an_unknown_call_is_only_forgotten() -> None:
+    assert Stage().play(tool_ok("nobody's")) == [fx.ForgetOutcome("nobody's")]
+
+
+def test_a_crash_tells_the_developer_more_than_the_model() -> None:
+    stage = calling("a")
+    failure = Failure(message="died", exit_code=-11, signal="SIGSEGV", stderr_tail="boom")
+
+    effects = stage.play(i.ToolEnded(call_id="c0", status="crashed", failure=failure))
+
+    (failed,) = of(effects, ToolCallFailed)
+    assert (failed.signal, failed.exit_code, failed.stderr_tail) == ("SIGSEGV", -11, "boom")
+    assert told(effects, "c0") == {"error": "crashed", "message": "the tool's process crashed"}
+
+
+def test_a_failure_without_words_gets_some() -> None:
+    stage = calling("a")
+
+    (failed,) = of(stage.play(i.ToolEnded(call_id="c0", status="busy")), ToolCallFailed)
+
+    assert "busy" in failed.error
+
+
+def test_progress_of_an_ended_call_is_nobodys() -> None:
+    stage = calling("a")
+    stage.play(tool_ok("c0"))
+
+    assert stage.play(i.ToolSaid(call_id="c0", text="still here")) == []
+
+
+@pytest.mark.parametrize(("effects", "expected"), [("once", "unknown"), ("none", "lost")])
+def test_a_silent_pool_is_given_up_by_what_the_tool_may_have_done(
+    effects: str, expected: str
+) -> None:
+    stage = calling("a", stage=Stage(LONG, tools=[tool("a", timeout_s=2, effects=effects)]))
+    assert of(stage.wait(4.9), ToolCallFailed) == []
+
+    (failed,) = of(stage.wait(0.2), ToolCallFailed)
+
+    assert failed.reason == expected
+
+
+def test_the_sessions_own_limit_shortens_a_tools_time() -> None:
+    config = SessionConfig(tool_timeout_s=1.5)
+
+    stage = calling("a", stage=Stage(config, tools=[tool("a", timeout_s=20)]))
+
+    assert of(stage.effects, fx.Submit)[0].budget_ms == 1500
+
+
+def test_a_cancelled_call_without_effects_ends_as_cancelled_when_the_pool_is_silent() -> None:
+    config = SessionConfig(on_interrupt="submit", lease_s=1000)
+    stage = calling("a", stage=Stage(config, tools=[tool("a", effects="none")]))
+    stage.play(speech_started())
+
+    (failed,) = of(stage.wait(5.1), ToolCallFailed)
+
+    assert failed.reason == "cancelled"
+
+
+# --- rounds and choices -----------------------------------------------------------------------
+
+
+def round_of(stage: Stage, number: int) -> fx.CreateResponse:
+    """One more tool round; returns the create that follows it."""
+    r, c = f"r{number}", f"c{number}"
+    stage.play(created(r, stage.last_tag if number else None), *call(r, c, "a"), done(r))
+    return of(stage.play(tool_ok(c)), fx.CreateResponse)[0]
+
+
+def test_rounds_per_user_turn_are_limited_by_a_follow_up_without_tools() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+
+    choices = [round_of(stage, number).tool_choice for number in range(calls.ROUND_LIMIT + 1)]
+
+    assert choices == [None] * (calls.ROUND_LIMIT - 1) + ["none", "none"]
+
+
+def test_a_new_user_turn_begins_a_new_count() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    round_of(stage, 0)
+    assert stage.state.rounds == 1
+
+    stage.play(i.InputCommitted(item_id="u1"))
+
+    assert stage.state.rounds == 0
+
+
+@pytest.mark.parametrize("forced", ["required", {"name": "a"}])
+def test_the_follow_up_of_a_forced_choice_is_free(forced: object) -> None:
+    config = SessionConfig(turn_detection="none", tool_choice=forced)  # type: ignore[arg-type]
+    stage = Stage(config, tools=[tool("a")])
+
+    assert round_of(stage, 0).tool_choice == "auto"
+
+
+def test_a_stricter_choice_wins_when_automatic_creates_coalesce() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"))
+    stage.play(created("r2"), *call("r2", "c2", "a"), done("r2"), created("r3"))
+    stage.play(tool_ok("c1"))
+    stage.state.rounds = calls.ROUND_LIMIT
+
+    stage.play(tool_ok("c2"))
+
+    assert [create.tool_choice for create in stage.state.queue] == ["none"]
+
+
+# --- the client's own tools -------------------------------------------------------------------
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}},
+    "required": ["city"],
+}
+
+
+def clients(stage_config: SessionConfig = LONG, arguments: str = '{"city":"Berlin"}') -> Stage:
+    stage = Stage(stage_config, tools=[tool("mine", parameters=CITY)], client_tools=["mine"])
+    stage.play(created(), *call("r1", "c1", "mine", arguments=arguments), done())
+    return stage
+
+
+def test_a_clients_tool_is_an_event_and_no_work_for_the_pool() -> None:
+    stage = clients()
+
+    (asked,) = of(stage.effects, ToolCallDispatched)
+    assert (asked.by, asked.args, asked.timeout_ms) == ("client", {"city": "Berlin"}, 20_000)
+    assert of(stage.effects, fx.Submit) == []
+
+
+def test_the_clients_output_is_the_models() -> None:
+    stage = clients()
+
+    effects = stage.command("submit_tool_output", call_id="c1", result=[1, 2])
+
+    assert outputs(effects) == [("c1", "[1,2]")]
+    assert replies(effects) == {"submit_tool_output-1": "ok"}
+
+
+def test_the_clients_error_is_the_models_too() -> None:
+    stage = clients()
+
+    effects = stage.command("submit_tool_output", call_id="c1", error="no network")
+
+    assert told(effects, "c1")["message"] == "the tool failed: no network"
+
+
+@pytest.mark.parametrize("call_id", ["c1", "nobody's"])
+def test_an_output_nobody_waits_for_is_a_conflict(call_id: str) -> None:
+    stage = clients()
+    stage.command("submit_tool_output", call_id="c1", result=1)
+
+    effects = stage.command("submit_tool_output", call_id=call_id, result=2)
+
+    assert replies(effects) == {"submit_tool_output-2": "conflict"}
+    assert requests(effects) == []
+
+
+def test_a_client_that_does_not_answer_in_time_times_out() -> None:
+    stage = clients()
+    assert of(stage.wait(19.9), ToolCallFailed) == []
+
+    (failed,) = of(stage.wait(0.2), ToolCallFailed)
+
+    assert failed.reason == "timeout"
+
+
+def test_arguments_against_a_clients_schema_are_refused_before_it_hears_of_them() -> None:
+    stage = clients(arguments='{"town":"Berlin"}')
+
+    assert of(stage.effects, ToolCallDispatched) == []
+    assert told(stage.effects, "c1")["message"].endswith("the arguments lack city")
+
+
+def test_an_interrupt_tells_the_client_by_event_only() -> None:
+    config = SessionConfig(lease_s=10_000)
+    stage = Stage(config, tools=[tool("mine")], client_tools=["mine"])
+    stage.play(created(), *call("r1", "c1", "mine"), done())
+
+    effects = stage.play(speech_started())
+
+    assert of(effects, fx.CancelCalls) == []
+    assert of(effects, fx.Broadcast) == [fx.Broadcast("interrupt", 1, ("c1",), "barge_in")]
+
+
+# --- approvals --------------------------------------------------------------------------------
+
+
+def asking(config: SessionConfig = LONG, **fields: object) -> Stage:
+    stage = Stage(config, tools=[tool("pay", approval=True, **fields)])
+    stage.play(created(), *call("r1", "c1", "pay", arguments='{"eur":5}'), done())
+    return stage
+
+
+def test_a_tool_that_needs_approval_waits_for_it() -> None:
+    stage = asking()
+
+    assert of(stage.effects, ApprovalRequested) == [
+        ApprovalRequested(call_id="c1", name="pay", args={"eur": 5})
+    ]
+    assert of(stage.effects, fx.Submit) == []
+
+    effects = stage.command("approve", call_id="c1", approve=True)
+    assert of(effects, fx.Submit)[0].args == {"eur": 5}
+    assert replies(effects) == {"approve-1": "ok"}
+
+
+def test_a_denied_call_is_told_to_the_model() -> None:
+    stage = asking()
+
+    effects = stage.command("approve", call_id="c1", approve=False, reason="too dear")
+
+    assert told(effects, "c1")["message"] == "the call was not allowed: not run: too dear"
+
+
+def test_nobody_deciding_is_a_denial() -> None:
+    stage = asking()
+
+    (failed,) = of(stage.wait(61), ToolCallFailed)
+
+    assert failed.reason == "denied"
+
+
+def test_an_approval_nobody_waits_for_is_a_conflict() -> None:
+    stage = asking()
+    stage.command("approve", call_id="c1", approve=True)
+
+    assert replies(stage.command("approve", call_id="c1", approve=True)) == {
+        "approve-2": "conflict"
+    }
+
+
+def test_an_interrupt_withdraws_what_waits_for_approval() -> None:
+    stage = asking()
+
+    effects = stage.command("interrupt")
+
+    assert [failed.reason for failed in of(effects, ToolCallFailed)] == ["cancelled"]
+    assert of(effects, fx.DeleteItem) == [fx.DeleteItem("item-c1")]
+    assert of(effects, fx.CancelCalls) == []
+
+
+# --- the provider refuses ---------------------------------------------------------------------
+
+
+def test_an_output_the_provider_cannot_place_is_told_as_context() -> None:
+    stage = calling("a", arguments='{"x":1}')
+    effects = stage.play(tool_ok("c0", "42"))
+    event_id = next(e.event_id for e in effects if isinstance(e, fx.Ask))
+
+    again = stage.play(refused("invalid_tool_call_id", event_id))
+
+    (context,) = of(again, fx.AddContext)
+    assert "a" in context.text
+    assert "42" in context.text
+    assert events(again) == []
+
+
+def test_a_provider_that_cannot_delete_is_told_that_the_call_was_withdrawn() -> None:
+    stage = Stage(tools=[tool("a")], capabilities=Capabilities(delete=False))
+    stage.play(created(), *call("r1", "c1", "a"))
+
+    effects = stage.play(done("r1", "incomplete", "max_output_tokens"))
+
+    assert told(effects, "c1")["error"] == "cancelled"
+
+
+# --- the end ----------------------------------------------------------------------------------
+
+
+def test_closing_stops_every_call_and_gives_each_its_outcome() -> None:
+    tools = [tool("a"), tool("mine"), tool("pay", approval=True)]
+    stage = Stage(tools=tools, client_tools=["mine"])
+    stage.play(created("r1"), *call("r1", "c1", "a"), *call("r1", "c2", "mine", 1))
+    stage.play(*call("r1", "c3", "pay", 2), done("r1"))
+    stage.play(created("r2"), call("r2", "c4", "a")[0])
+
+    effects = stage.command("close")
+
+    assert of(effects, fx.Broadcast) == [fx.Broadcast("close", 0, ("c1",), "session closed")]
+    assert sorted(failed.call_id for failed in of(effects, ToolCallFailed)) == [
+        "c1",
+        "c2",
+        "c3",
+        "c4",
+    ]
+    assert requests(effects) == []
+    assert stage.play(tool_ok("c1")) == [fx.ForgetOutcome("c1")]
+
+
+def test_ended_calls_are_forgotten_after_a_while() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    for number in range(calls.KEPT + 20):
+        r, c = f"r{number}", f"c{number}"
+        stage.play(created(r), *call(r, c, "a"), done(r), tool_ok(c))
+
+    assert len(stage.state.calls) <= calls.KEPT + 1
+    assert len(stage.state.batches) <= 1
+
+
+def test_an_item_that_is_no_call_is_no_call() -> None:
+    stage = Stage()
+    item = i.Item(item_id="x", type="mcp_call", name="web")
+
+    effects = stage.play(created(), i.OutputItemDone(response_id="r1", output_index=0, item=item))
+
+    assert of(effects, ToolCallStarted) == []

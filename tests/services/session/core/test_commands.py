@@ -1,0 +1,279 @@
+"""What clients ask for: done, refused, or kept until the provider is ready."""
+
+import pytest
+
+from voicebus.bus.messages.commands import ServerVad, SessionConfig
+from voicebus.bus.messages.events import Error
+from voicebus.services.session.core import commands
+from voicebus.services.session.core import effects as fx
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core.capabilities import Capabilities
+from voicebus.services.session.testing import (
+    Stage,
+    call,
+    created,
+    done,
+    events,
+    of,
+    refused,
+    replies,
+    requests,
+    tool,
+)
+
+MANUAL = SessionConfig(turn_detection="none")
+
+
+def asks(effects: list[fx.Effect]) -> list[fx.Ask]:
+    return [effect for effect in effects if isinstance(effect, fx.Ask)]
+
+
+def opened(stage: Stage) -> list[fx.Effect]:
+    return stage.play(
+        i.ProviderConnected(generation=1),
+        i.ProviderSessionCreated(),
+        i.ProviderSessionUpdated(session={}),
+    )
+
+
+# --- before the provider is ready -------------------------------------------------------------
+
+
+def test_early_commands_wait_and_are_done_in_order() -> None:
+    stage = Stage(ready=False)
+    assert requests(stage.command("send_text", text="one")) == []
+    stage.command("add_item", item={"type": "message"})
+
+    effects = opened(stage)
+
+    assert requests(effects)[1:] == [
+        fx.AddUserText("one"),
+        fx.CreateResponse("1", {}),
+        fx.AddItem({"type": "message"}),
+    ]
+    assert replies(effects) == {"send_text-1": "ok", "add_item-2": "ok"}
+
+
+def test_only_so_many_commands_wait() -> None:
+    stage = Stage(ready=False)
+    for _ in range(commands.EARLY_LIMIT):
+        stage.command("send_text", text="x")
+
+    effects = stage.command("send_text", text="one too many")
+
+    (refusal,) = of(effects, fx.Refuse)
+    assert (refusal.error.code, refusal.error.retry) == ("busy", True)
+
+
+def test_a_malformed_early_command_is_refused_when_its_turn_comes() -> None:
+    stage = Stage(ready=False)
+    stage.command("send_text", words="wrong field")
+
+    assert replies(opened(stage)) == {"send_text-1": "bad_request"}
+
+
+# --- each command -----------------------------------------------------------------------------
+
+
+def test_an_item_is_added_as_it_is_and_answered_by_nobody() -> None:
+    stage = Stage()
+    image = {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_image", "image_url": "data:image/png;base64,AA=="}],
+    }
+
+    effects = stage.command("add_item", item=image)
+
+    assert [type(request) for request in requests(effects)] == [fx.AddItem]
+    assert of(effects, fx.AddItem)[0].item.items() >= image.items()
+
+
+def test_the_output_of_a_call_is_not_added_past_its_batch() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created(), *call("r1", "c1", "a"), done())
+    item = {"type": "function_call_output", "call_id": "c1", "output": "mine"}
+
+    effects = stage.command("add_item", item=item)
+
+    assert replies(effects) == {"add_item-1": "bad_request"}
+    assert requests(effects) == []
+
+
+def test_push_to_talk_commits_after_the_last_frame_and_wants_an_answer() -> None:
+    stage = Stage(MANUAL)
+
+    effects = stage.command("commit_audio", after_n=17)
+
+    commit, create = asks(effects)
+    assert (commit.request, commit.after_n, commit.token) == (fx.CommitInput(), 17, "token-1")
+    assert isinstance(create.request, fx.CreateResponse)
+
+
+def test_a_commit_may_want_no_answer() -> None:
+    stage = Stage(MANUAL)
+
+    assert requests(stage.command("commit_audio", respond=False)) == [fx.CommitInput()]
+
+
+def test_under_turn_detection_the_provider_answers_a_commit_itself() -> None:
+    assert requests(Stage().command("commit_audio")) == [fx.CommitInput()]
+
+
+def test_a_turn_detection_that_does_not_answer_leaves_it_to_the_client() -> None:
+    stage = Stage(SessionConfig(turn_detection=ServerVad(create_response=False)))
+
+    assert [type(one) for one in requests(stage.command("commit_audio"))] == [
+        fx.CommitInput,
+        fx.CreateResponse,
+    ]
+
+
+def test_an_empty_commit_is_told_and_its_answer_withdrawn() -> None:
+    stage = Stage(MANUAL)
+    stage.play(created("busy"))
+    commit = asks(stage.command("commit_audio"))[0].event_id
+    waiting = len(stage.state.queue)
+
+    effects = stage.play(refused("input_audio_buffer_commit_empty", commit, "benign"))
+
+    (told,) = [effect for effect in effects if isinstance(effect, fx.Publish)]
+    assert isinstance(told.data, Error)
+    assert told.cause == "commit_audio-1"
+    assert (waiting, len(stage.state.queue)) == (1, 0)
+
+
+def test_an_empty_commit_whose_answer_is_under_way_makes_it_unwanted() -> None:
+    stage = Stage(MANUAL)
+    commit = asks(stage.command("commit_audio"))[0].event_id
+
+    stage.play(refused("input_audio_buffer_commit_empty", commit, "benign"))
+
+    assert stage.state.creating is not None
+    assert stage.state.creating.unwanted
+
+
+def test_under_turn_detection_an_empty_commit_is_usual() -> None:
+    stage = Stage()
+    commit = asks(stage.command("commit_audio"))[0].event_id
+
+    assert stage.play(refused("input_audio_buffer_commit_empty", commit, "benign")) == []
+
+
+def test_a_commit_refused_for_another_reason_is_always_told() -> None:
+    stage = Stage()
+    commit = asks(stage.command("commit_audio"))[0].event_id
+
+    assert len(events(stage.play(refused("server_error", commit)))) == 1
+
+
+def test_clearing_waits_for_the_frame_it_names() -> None:
+    (clear,) = asks(Stage().command("clear_audio", after_n=3, token="other"))
+
+    assert (clear.request, clear.after_n, clear.token) == (fx.ClearInput(), 3, "other")
+
+
+def test_a_response_is_created_with_overrides() -> None:
+    effects = Stage().command("create_response", overrides={"instructions": "Sing."})
+
+    assert requests(effects) == [fx.CreateResponse("1", {"instructions": "Sing."})]
+
+
+def test_closing_answers_and_ends() -> None:
+    stage = Stage()
+
+    effects = stage.command("close", after_n=9)
+
+    assert of(effects, fx.HangUp) == [fx.HangUp(9, "token-1")]
+    assert replies(effects) == {"close-1": "ok"}
+    assert stage.state.phase == "closed"
+
+
+# --- joining ----------------------------------------------------------------------------------
+
+
+def attach(stage: Stage, *, talk: bool) -> list[fx.Effect]:
+    return stage.play(
+        i.Attached(command_id="attach-1", token="token-2", talk=talk, opened={"token": "token-2"})
+    )
+
+
+def test_a_new_talker_is_the_one_whose_frames_are_counted() -> None:
+    stage = Stage()
+
+    effects = attach(stage, talk=True)
+
+    assert of(effects, fx.Grant) == [fx.Grant("token-2", True)]
+    assert asks(stage.command("commit_audio", after_n=1))[0].token == "token-2"
+
+
+def test_a_listener_changes_nothing_for_the_talker() -> None:
+    stage = Stage()
+
+    assert of(attach(stage, talk=False), fx.Grant) == [fx.Grant("token-2", False)]
+    assert stage.state.talker == "token-1"
+
+
+# --- what cannot be done ----------------------------------------------------------------------
+
+
+def test_after_the_end_every_command_is_gone() -> None:
+    stage = Stage()
+    stage.command("close")
+
+    update = i.UpdateRequested(
+        command_id="update-1", config=SessionConfig(), fields=["voice"], tools=[]
+    )
+    effects = [*stage.command("send_text", text="x"), *attach(stage, talk=True)]
+    effects += stage.play(update)
+
+    assert replies(effects) == {"send_text-2": "gone", "attach-1": "gone", "update-1": "gone"}
+
+
+def test_a_malformed_command_is_refused_with_its_field() -> None:
+    (refusal,) = of(Stage().command("report_playback", item_id=3), fx.Refuse)
+
+    assert refusal.error.code == "bad_request"
+    assert "item_id" in refusal.error.message or "played_ms" in refusal.error.message
+
+
+def test_an_unknown_command_is_unsupported() -> None:
+    assert replies(Stage().command("dance")) == {"dance-1": "unsupported"}
+
+
+@pytest.mark.parametrize(
+    ("cannot", "command", "data"),
+    [
+        (Capabilities(manual_commit=False), "commit_audio", {}),
+        (Capabilities(text=False), "send_text", {"text": "x"}),
+        (
+            Capabilities(out_of_band=False),
+            "create_response",
+            {"overrides": {"conversation": "none"}},
+        ),
+    ],
+)
+def test_what_a_provider_cannot_do_is_unsupported(
+    cannot: Capabilities, command: str, data: dict[str, object]
+) -> None:
+    stage = Stage(capabilities=cannot)
+
+    effects = stage.command(command, **data)
+
+    assert replies(effects) == {f"{command}-1": "unsupported"}
+    assert requests(effects) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "data"), [("send_text", {"text": "x"}), ("create_response", {})]
+)
+def test_a_transcription_session_answers_nothing(command: str, data: dict[str, object]) -> None:
+    stage = Stage(SessionConfig(session_type="transcription", turn_detection="none"))
+
+    assert replies(stage.command(command, **data)) == {f"{command}-1": "unsupported"}
+
+
+def test_a_transcription_session_commits_without_wanting_an_answer() -> None:
+    stage = Stage(SessionConfig(session_type="transcription", turn_detection="none"))
+
+    assert requests(stage.command("commit_audio")) == [fx.CommitInput()]

@@ -1,0 +1,121 @@
+"""Items stand in the order of `previous_item_id`; transcripts come whenever they come."""
+
+import itertools
+
+import pytest
+
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core import items
+from voicebus.services.session.testing import Stage, created, message, spoken
+
+
+def added(
+    item: str, previous: str | None = None, *, done: bool = False, **more: object
+) -> i.AnyInput:
+    made = i.Item(item_id=item, type="message", **more)  # type: ignore[arg-type]
+    return i.ItemAdded(item=made, previous_item_id=previous, done=done)
+
+
+def words(item: str, text: str, *, final: bool = True) -> i.AnyInput:
+    return i.UserWords(item_id=item, text=text, final=final)
+
+
+def test_items_are_ordered_by_what_they_follow() -> None:
+    stage = Stage()
+
+    stage.play(added("a"), added("b", "a"), added("between", "a"), added("first", "root"))
+
+    assert stage.state.order == ("first", "a", "between", "b")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_announcements_may_come_in_any_order(order: tuple[int, ...]) -> None:
+    chain = [added("a", "root"), added("b", "a"), added("c", "b")]
+    stage = Stage()
+
+    stage.play(*(chain[index] for index in order))
+    stage.play(*(chain[index] for index in order))
+
+    assert sorted(stage.state.order) == ["a", "b", "c"]
+
+
+def test_an_item_after_one_nobody_has_seen_is_the_last() -> None:
+    stage = Stage()
+
+    stage.play(added("a"), added("b", "never announced"), added("c"))
+
+    assert stage.state.order == ("a", "b", "c")
+
+
+def test_an_item_known_by_its_words_takes_its_place_when_it_is_announced() -> None:
+    stage = Stage()
+    stage.play(added("a"), words("u", "Hello"), added("b", "a"))
+
+    stage.play(added("u", "a", role="user"))
+
+    assert stage.state.order == ("a", "u", "b")
+    assert stage.state.items["u"].text == "Hello"
+
+
+def test_a_repetition_only_completes_what_is_known() -> None:
+    stage = Stage()
+    stage.play(added("a", done=True, text="words", role="assistant", status="completed"))
+
+    stage.play(added("a", "elsewhere"))
+
+    record = stage.state.items["a"]
+    assert (record.text, record.done, record.item.role) == ("words", True, "assistant")
+    assert stage.state.order == ("a",)
+
+
+def test_a_committed_turn_is_the_callers() -> None:
+    stage = Stage()
+
+    stage.play(i.InputCommitted(item_id="u1", previous_item_id=None))
+
+    assert stage.state.items["u1"].item.role == "user"
+
+
+def test_a_late_transcript_does_not_change_the_order() -> None:
+    stage = Stage()
+    stage.play(i.InputCommitted(item_id="u1"), added("m1", "u1"), added("u2", "m1"))
+
+    stage.play(words("u2", "second"), words("u1", "first"))
+
+    assert stage.state.order == ("u1", "m1", "u2")
+
+
+def test_a_deleted_item_is_gone_and_may_be_deleted_again() -> None:
+    stage = Stage()
+    stage.play(added("a"), added("b"))
+
+    stage.play(i.ItemDeleted(item_id="a"), i.ItemDeleted(item_id="a"), i.ItemDeleted(item_id=""))
+
+    assert stage.state.order == ("b",)
+    assert list(stage.state.items) == ["b"]
+
+
+def test_an_item_without_an_id_is_nobodys() -> None:
+    stage = Stage()
+
+    stage.play(added(""), words("", "Hello"), spoken("Hello", item="", final=True))
+
+    assert stage.state.items == {}
+
+
+def test_the_pieces_of_an_answer_are_put_together_in_their_order() -> None:
+    stage = Stage()
+    stage.play(created(), *message())
+
+    stage.play(spoken("second.", index=1, final=True), spoken("First", index=0, final=True))
+
+    assert stage.state.items["m1"].text == "First second."
+
+
+def test_the_oldest_items_are_forgotten() -> None:
+    stage = Stage()
+
+    stage.play(*(added(f"i{number}") for number in range(items.LIMIT + 10)))
+
+    assert len(stage.state.items) == len(stage.state.order) == items.LIMIT
+    assert stage.state.order[0] == "i10"

@@ -1,0 +1,605 @@
+"""The scheduler: one response of the default conversation, and nobody's create is lost."""
+
+import pytest
+
+from voicebus.bus.messages.commands import ServerVad, SessionConfig
+from voicebus.bus.messages.events import (
+    AssistantTurnCompleted,
+    AssistantTurnStarted,
+    Error,
+    RateLimited,
+    ToolCallFailed,
+)
+from voicebus.services.session.core import effects as fx
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core import responses
+from voicebus.services.session.testing import (
+    Stage,
+    call,
+    created,
+    done,
+    events,
+    of,
+    refused,
+    replies,
+    requests,
+    sound,
+    speech_started,
+    speech_stopped,
+    tool,
+    tool_ok,
+)
+
+MANUAL = SessionConfig(turn_detection="none")
+
+
+SUBMIT = SessionConfig(on_interrupt="submit")
+
+
+def echoing() -> Stage:
+    """A provider that is known to echo our tags: what has none is its own."""
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    stage.play(created("r0", stage.last_tag), done("r0"))
+    return stage
+
+
+def answered(stage: Stage, r: str = "r1") -> None:
+    """The response that was asked for is announced."""
+    stage.play(created(r, stage.last_tag))
+
+
+def test_text_is_added_and_then_answered() -> None:
+    stage = Stage()
+
+    effects = stage.command("send_text", text="Hello")
+
+    assert requests(effects) == [fx.AddUserText("Hello"), fx.CreateResponse("1", {})]
+    assert replies(effects) == {"send_text-1": "ok"}
+
+
+def test_an_announced_response_carries_the_command_that_wanted_it() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+
+    effects = stage.play(created("r1", "1"), done("r1"))
+
+    published = [(type(e.data), e.cause) for e in effects if isinstance(e, fx.Publish)]
+    assert published == [
+        (AssistantTurnStarted, "send_text-1"),
+        (AssistantTurnCompleted, "send_text-1"),
+    ]
+
+
+def test_creates_of_clients_keep_their_number_and_order() -> None:
+    stage = Stage()
+    stage.command("send_text", text="one")
+    assert of(stage.command("send_text", text="two"), fx.CreateResponse) == []
+    stage.command("send_text", text="three")
+
+    answered(stage, "r1")
+    second = of(stage.play(done("r1")), fx.CreateResponse)
+    answered(stage, "r2")
+    third = of(stage.play(done("r2")), fx.CreateResponse)
+
+    assert [second[0].tag, third[0].tag] == ["2", "3"]
+    assert [create.cause for create in stage.state.queue] == []
+
+
+def test_automatic_creates_coalesce() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"))
+    stage.play(created("r2"), *call("r2", "c2", "a"), done("r2"), created("r3"))
+
+    stage.play(tool_ok("c1"), tool_ok("c2"))
+    effects = stage.play(done("r3"))
+
+    assert len(of(effects, fx.CreateResponse)) == 1
+    assert stage.state.queue == ()
+
+
+def test_a_clients_plain_create_answers_the_tool_outputs_too() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"), created("r2"))
+    stage.play(tool_ok("c1"))
+    stage.command("send_text", text="and?")
+
+    effects = stage.play(done("r2"))
+
+    (asked,) = [e for e in effects if isinstance(e, fx.Ask)]
+    assert stage.state.queue == ()
+    answered(stage, "r3")
+    assert stage.state.responses["r3"].cause == "send_text-1"
+    assert isinstance(asked.request, fx.CreateResponse)
+
+
+def test_a_clients_create_with_overrides_does_not_stand_in_for_the_tool_outputs() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"), created("r2"))
+    stage.play(tool_ok("c1"))
+    stage.command("create_response", overrides={"instructions": "Sing."})
+
+    stage.play(done("r2"))
+    answered(stage, "r3")
+    effects = stage.play(done("r3"))
+
+    assert of(effects, fx.CreateResponse)[0].overrides == {"instructions": "Sing."}
+
+
+def test_a_response_of_the_turn_detection_answers_an_automatic_create() -> None:
+    stage = Stage(SUBMIT, tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"))
+    stage.play(speech_started(), tool_ok("c1"), speech_stopped())
+    assert len(stage.state.queue) == 1
+
+    effects = [*stage.play(created("r2"), done("r2")), *stage.wait(10)]
+
+    assert of(effects, fx.CreateResponse) == []
+
+
+def test_an_automatic_create_is_asked_if_the_turn_detection_stays_silent() -> None:
+    stage = Stage(SUBMIT, tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"))
+    stage.play(speech_started(), tool_ok("c1"))
+    assert of(stage.wait(1), fx.CreateResponse) == []
+    stage.play(speech_stopped())
+
+    assert of(stage.wait(2.9), fx.CreateResponse) == []
+    assert len(of(stage.wait(0.2), fx.CreateResponse)) == 1
+
+
+def test_without_automatic_answers_it_is_asked_when_the_caller_stops() -> None:
+    vad = ServerVad(create_response=False)
+    stage = Stage(SessionConfig(turn_detection=vad, on_interrupt="submit"), tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"))
+    stage.play(speech_started(), tool_ok("c1"))
+
+    assert len(of(stage.play(speech_stopped()), fx.CreateResponse)) == 1
+
+
+def test_a_lost_end_of_speech_does_not_hold_tool_outputs_back_for_ever() -> None:
+    config = SessionConfig(turn_detection=ServerVad(interrupt_response=False))
+    stage = Stage(config, tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"), speech_started())
+    stage.play(tool_ok("c1"))
+    assert of(stage.wait(50), fx.CreateResponse) == []
+
+    stage.play(i.TalkerSeen())
+    assert len(of(stage.wait(11), fx.CreateResponse)) == 1
+
+
+def test_a_committed_turn_ends_the_speech_whose_end_was_not_told() -> None:
+    stage = Stage()
+    stage.play(speech_started())
+
+    stage.play(i.InputCommitted(item_id="u1"))
+
+    assert stage.state.speaking_us == 0
+
+
+# --- refusals ---------------------------------------------------------------------------------
+
+
+def test_a_manual_create_refused_for_an_active_response_is_asked_again_after_it() -> None:
+    stage = echoing()
+    stage.command("send_text", text="Hello")
+    event_id = stage.last_event_id
+    stage.play(created("vad"))
+
+    effects = stage.play(refused("already", event_id, "already_active"))
+    assert events(effects) == []
+    again = stage.play(done("vad"))
+
+    assert of(again, fx.CreateResponse) == [fx.CreateResponse("2", {})]
+    stage.play(created("r1", "2"))
+    assert stage.state.responses["r1"].cause == "send_text-2"
+
+
+def test_a_refusal_before_the_other_response_is_announced_waits_a_little() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    stage.play(refused("already", stage.last_event_id, "already_active"))
+    assert of(stage.wait(0.1), fx.CreateResponse) == []
+
+    stage.play(created("vad"))
+
+    assert of(stage.wait(5), fx.CreateResponse) == []
+    assert len(of(stage.play(done("vad")), fx.CreateResponse)) == 1
+
+
+def test_refusals_without_any_response_are_tried_more_slowly_and_then_told() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    tried_s = []
+    for _ in range(responses.UNANNOUNCED_LIMIT):
+        stage.play(refused("already", stage.last_event_id, "already_active"))
+        before_us = stage.now_us
+        while stage.state.creating is None:
+            stage.wait(0.05)
+        tried_s.append(round((stage.now_us - before_us) / 1_000_000, 2))
+
+    assert tried_s == [0.25, 0.5, 1.0, 2.0, 4.0, 4.0, 4.0, 4.0]
+    effects = stage.play(refused("already", stage.last_event_id, "already_active"))
+    assert [e.code for e in of(effects, Error)] == ["already"]
+    assert stage.state.queue == ()
+
+
+def test_a_response_without_a_tag_is_disowned_when_our_create_is_refused() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    event_id = stage.last_event_id
+    stage.play(created("vad"))
+    taken_for = stage.state.responses["vad"].cause
+
+    stage.play(refused("already", event_id, "already_active"))
+
+    assert (taken_for, stage.state.responses["vad"].cause) == ("send_text-1", None)
+    assert len(of(stage.play(done("vad")), fx.CreateResponse)) == 1
+
+
+def test_a_refusal_that_names_nothing_disowns_the_newest_assumed_response() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    stage.play(created("vad"))
+
+    stage.play(refused("already", None, "already_active"))
+
+    assert stage.state.responses["vad"].create is None
+    assert [create.cause for create in stage.state.queue] == ["send_text-1"]
+
+
+def test_a_refusal_of_what_was_not_asked_changes_nothing() -> None:
+    stage = Stage()
+    stage.play(created("vad"))
+
+    assert stage.play(refused("already", "foreign", "already_active")) == []
+
+
+def test_an_automatic_create_refused_for_an_active_response_is_answered_by_it() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"), tool_ok("c1"))
+    event_id = stage.last_event_id
+
+    stage.play(created("vad"), refused("already", event_id, "already_active"))
+
+    assert of([*stage.play(done("vad")), *stage.wait(10)], fx.CreateResponse) == []
+
+
+def test_a_provider_that_echoes_tags_begins_its_own_responses_without() -> None:
+    stage = Stage()
+    stage.command("send_text", text="one")
+    stage.play(created("r1", "1"), done("r1"))
+    stage.command("send_text", text="two")
+
+    stage.play(created("vad"))
+
+    assert stage.state.responses["vad"].create is None
+    assert stage.state.creating is not None
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_rejected_create_is_told_to_the_command_that_caused_it(named: bool) -> None:
+    stage = Stage()
+    stage.command("create_response", overrides={"voice": "nobody"})
+    event_id = stage.last_event_id if named else None
+
+    effects = stage.play(refused("invalid_value", event_id, about=None if named else "response"))
+
+    (told,) = [effect for effect in effects if isinstance(effect, fx.Publish)]
+    assert isinstance(told.data, Error)
+    assert (told.data.code, told.cause) == ("invalid_value", "create_response-1")
+    assert stage.state.creating is None
+
+
+# --- out of band ------------------------------------------------------------------------------
+
+APART = {"conversation": "none", "metadata": {"purpose": "title"}}
+
+
+def test_responses_out_of_band_overlap_the_conversation() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    answered(stage, "r1")
+    effects = stage.command("create_response", overrides=APART)
+    assert len(of(effects, fx.CreateResponse)) == 1
+    stage.play(created("oob", stage.last_tag, out_of_band=True))
+
+    stage.play(done("oob"))
+
+    assert stage.state.responses["oob"].cause == "create_response-2"
+    assert stage.state.responses["r1"].active
+
+
+def test_an_untagged_response_out_of_band_is_the_oldest_asked_for() -> None:
+    stage = Stage()
+    stage.command("create_response", overrides=APART)
+    stage.command("create_response", overrides=APART)
+
+    stage.play(created("o1", out_of_band=True), created("o2", out_of_band=True))
+
+    causes = [stage.state.responses[r].cause for r in ("o1", "o2")]
+    assert causes == ["create_response-1", "create_response-2"]
+
+
+def test_a_rejected_create_out_of_band_reaches_its_command() -> None:
+    stage = Stage()
+    stage.command("create_response", overrides=APART)
+
+    effects = stage.play(refused("bad", stage.last_event_id))
+
+    (told,) = [effect for effect in effects if isinstance(effect, fx.Publish)]
+    assert told.cause == "create_response-1"
+    assert stage.state.apart == ()
+
+
+# --- over -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        ("completed", None),
+        ("cancelled", "client_cancelled"),
+        ("incomplete", "max_output_tokens"),
+        ("incomplete", "content_filter"),
+    ],
+)
+def test_status_and_reason_are_carried(status: i.ResponseStatus, reason: str | None) -> None:
+    stage = Stage()
+    stage.play(created())
+
+    (over,) = of(stage.play(done("r1", status, reason, tokens=7)), AssistantTurnCompleted)
+
+    assert (over.status, over.reason) == (status, reason)
+    assert over.usage is not None
+    assert over.usage.total_tokens == stage.state.tokens == 7
+
+
+def test_a_foreign_end_changes_nothing_of_ours() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    answered(stage, "r1")
+
+    effects = stage.play(done("foreign", tag=None), done("foreign"))
+
+    assert stage.state.responses["r1"].active
+    assert of(effects, fx.CreateResponse) == []
+    assert [type(event) for event in events(effects)] == [
+        AssistantTurnStarted,
+        AssistantTurnCompleted,
+    ]
+
+
+def test_an_end_without_a_beginning_is_ours_by_its_tag() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+
+    stage.play(done("r1", tag="1"))
+
+    assert stage.state.creating is None
+    assert stage.state.responses["r1"].cause == "send_text-1"
+
+
+def test_an_end_is_told_once() -> None:
+    stage = Stage()
+    stage.play(created(), done())
+
+    assert stage.play(done()) == []
+
+
+def test_a_second_announcement_is_ignored() -> None:
+    stage = Stage()
+    stage.play(created())
+
+    assert stage.play(created()) == []
+
+
+def test_a_failed_response_is_an_error_with_the_providers_code() -> None:
+    stage = Stage()
+    stage.play(created())
+
+    effects = stage.play(done("r1", "failed", error={"code": "server_error", "message": "oops"}))
+
+    (error,) = of(effects, Error)
+    assert (error.code, error.error, error.recoverable) == ("server_error", "oops", True)
+
+
+def test_a_failed_response_without_details_is_told_all_the_same() -> None:
+    stage = Stage()
+    stage.play(created())
+
+    (error,) = of(stage.play(done("r1", "failed")), Error)
+
+    assert error.code == "response_failed"
+
+
+def limited(r: str, after_ms: int | None = 2000) -> i.AnyInput:
+    return done(r, "failed", error={"code": "rate"}, rate_limited=True, retry_after_ms=after_ms)
+
+
+def test_a_rate_limited_response_is_retried_three_times_and_then_told() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    for attempt in range(responses.RETRY_LIMIT):
+        answered(stage, f"r{attempt}")
+        assert of(stage.play(limited(f"r{attempt}")), RateLimited) == []
+        assert of(stage.wait(1.9), fx.CreateResponse) == []
+        assert len(of(stage.wait(0.2), fx.CreateResponse)) == 1
+    answered(stage, "last")
+
+    effects = [*stage.play(limited("last")), *stage.wait(60 - 8)]
+
+    (told,) = of(effects, RateLimited)
+    assert told.reset_ms == 2000
+    assert of(effects, fx.CreateResponse) == []
+
+
+def test_the_turn_detections_own_response_is_retried_too() -> None:
+    stage = Stage()
+    stage.play(created("vad"), limited("vad", None))
+
+    assert of(stage.wait(0.9), fx.CreateResponse) == []
+    assert len(of(stage.wait(0.2), fx.CreateResponse)) == 1
+
+
+def test_an_interrupted_response_is_not_retried() -> None:
+    stage = Stage()
+    stage.play(created(), sound())
+    stage.command("interrupt")
+
+    effects = stage.play(limited("r1"))
+
+    assert len(of(effects, RateLimited)) == 1
+    assert stage.state.queue == ()
+
+
+# --- cancelling -------------------------------------------------------------------------------
+
+
+def test_a_cancel_before_the_announcement_waits_and_then_names_the_response() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    effects = stage.command("interrupt")
+    assert of(effects, fx.CancelResponse) == []
+
+    effects = stage.play(created("r1", stage.last_tag))
+
+    assert of(effects, fx.CancelResponse) == [fx.CancelResponse("r1")]
+    assert of(effects, fx.Flush) == [fx.Flush(("r1",), "interrupted before it was announced")]
+
+
+def test_text_after_an_unannounced_interrupt_is_answered_after_the_unwanted_response() -> None:
+    stage = Stage()
+    stage.command("send_text", text="one")
+    stage.command("interrupt")
+    assert of(stage.command("send_text", text="two"), fx.CreateResponse) == []
+    stage.play(created("r1", "1"))
+
+    effects = stage.play(done("r1", "cancelled", "client_cancelled"))
+
+    assert of(effects, fx.CreateResponse) == [fx.CreateResponse("2", {})]
+
+
+def test_an_unwanted_create_that_is_refused_is_simply_gone() -> None:
+    stage = Stage()
+    stage.command("send_text", text="one")
+    event_id = stage.last_event_id
+    stage.command("interrupt")
+
+    stage.play(refused("already", event_id, "already_active"))
+
+    assert stage.state.creating is None
+    assert stage.state.queue == ()
+
+
+def test_a_response_is_cancelled_once() -> None:
+    stage = Stage()
+    stage.play(created())
+    first = stage.command("interrupt")
+
+    second = stage.command("interrupt")
+
+    assert of(first, fx.CancelResponse) == [fx.CancelResponse("r1")]
+    assert of(second, fx.CancelResponse) == []
+
+
+# --- watchdogs --------------------------------------------------------------------------------
+
+
+def test_a_create_nobody_answers_is_told_and_its_late_response_cancelled() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    assert of(stage.wait(9.9), Error) == []
+
+    effects = stage.wait(0.2)
+
+    assert [error.code for error in of(effects, Error)] == ["provider_silent"]
+    late = stage.play(created("late", "1"))
+    assert of(late, fx.CancelResponse) == [fx.CancelResponse("late")]
+
+
+def test_an_unwanted_create_nobody_answers_is_nobodys_error() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    stage.command("interrupt")
+
+    assert of(stage.wait(11), Error) == []
+
+
+def test_a_create_out_of_band_nobody_answers_is_told() -> None:
+    stage = Stage()
+    stage.command("create_response", overrides=APART)
+
+    assert len(of(stage.wait(11), Error)) == 1
+
+
+def test_a_response_that_never_ends_is_cancelled_and_then_over() -> None:
+    stage = Stage(SessionConfig(lease_s=1000), tools=[tool("a")])
+    stage.play(created(), call("r1", "c1", "a")[0])
+    assert of(stage.wait(59), fx.CancelResponse) == []
+    assert of(stage.wait(2), fx.CancelResponse) == [fx.CancelResponse("r1")]
+
+    effects = stage.wait(5)
+
+    (over,) = of(effects, AssistantTurnCompleted)
+    assert (over.status, over.reason) == ("incomplete", "provider_silent")
+    assert [failed.call_id for failed in of(effects, ToolCallFailed)] == ["c1"]
+
+
+def test_an_interrupted_response_that_never_ends_makes_way_soon() -> None:
+    stage = Stage()
+    stage.play(created(), sound(), speech_started(), speech_stopped())
+    stage.command("send_text", text="Hello?")
+
+    effects = stage.wait(5.1)
+
+    (over,) = of(effects, AssistantTurnCompleted)
+    assert (over.status, over.reason) == ("cancelled", "provider_silent")
+    assert len(of(effects, fx.CreateResponse)) == 1
+
+
+def test_a_response_that_goes_on_is_left_alone() -> None:
+    stage = Stage(SessionConfig(lease_s=1000))
+    stage.play(created())
+    for _ in range(4):
+        assert of(stage.wait(40), fx.CancelResponse) == []
+        stage.play(sound())
+
+
+def test_a_waiting_create_does_not_wake_the_session_while_it_cannot_be_asked() -> None:
+    stage = Stage(SessionConfig(lease_s=1000))
+    stage.command("send_text", text="Hello")
+    stage.play(refused("already", stage.last_event_id, "already_active"), created("vad"))
+
+    stage.wait(30)  # raises when the deadline stands still
+
+    assert stage.state.creating is None
+
+
+def test_only_the_last_few_responses_are_remembered() -> None:
+    stage = Stage()
+    for number in range(50):
+        stage.play(created(f"r{number}"), done(f"r{number}"))
+
+    assert len(stage.state.responses) <= responses.REMEMBERED + 1
+
+
+def test_withdrawing_finds_the_response_wherever_it_is() -> None:
+    stage = Stage(MANUAL)
+    stage.command("commit_audio")
+    commit = next(e for e in stage.effects if isinstance(e, fx.Ask)).event_id
+    stage.play(created("r1", stage.last_tag))
+
+    effects = stage.play(refused("input_audio_buffer_commit_empty", commit, "benign"))
+
+    assert of(effects, fx.CancelResponse) == [fx.CancelResponse("r1")]
+
+
+def test_words_of_an_unknown_response_are_told_and_not_kept() -> None:
+    stage = Stage()
+
+    stage.play(
+        i.OutputItemAdded(response_id="x", output_index=0, item=i.Item(item_id="m", type="message"))
+    )
+
+    assert stage.state.responses == {}
