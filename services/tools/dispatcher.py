@@ -114,10 +114,13 @@ class Dispatcher:
         self._wake_up()
 
     def _wake_up(self) -> None:
+        due = core.deadline(self._state)
         if self._timer is not None:
+            # Waking too early costs less than setting the timer anew for every message.
+            if due is not None and self._timer.when() <= due:
+                return
             self._timer.cancel()
             self._timer = None
-        due = core.deadline(self._state)
         if due is not None:
             self._timer = self._loop.call_at(due, self._tick)
 
