@@ -213,8 +213,9 @@ async def _wait_ready(
             changed.clear()
             programs = supervisor.programs()
             for name in waited_for:
-                if programs[name].has_fallen:
-                    raise Problem(_fallen(programs[name], logs))
+                how = _ended(name, planned.run_dir, logs)
+                if how is not None or programs[name].has_fallen:
+                    raise Problem(_fallen(programs[name], how, logs))
                 if name in states and states[name].state == "failing":
                     raise Problem(_not_ready(programs[name], states[name], logs))
             if loop.time() - begun > QUIET_S:
@@ -264,15 +265,22 @@ def _show(
             tell(text)
 
 
-def _fallen(program: Program, logs: dict[str, int]) -> str:
-    # supervisord forgets how a process ended that ended too soon; its log does not.
-    told = [
-        line
-        for line in log_tail(program.log.parent / "supervisord.log", 200)
-        if f"exited: {program.name} (" in line
-    ]
-    how = told[-1].partition(" (")[2].partition(";")[0] if told else program.problem
-    return f"{program.name} could not start: {how}{_tail(program, logs)}"
+def _fallen(program: Program, how: str | None, logs: dict[str, int]) -> str:
+    return f"{program.name} could not start: {how or program.problem}{_tail(program, logs)}"
+
+
+def _ended(name: str, run_dir: Path, logs: dict[str, int]) -> str | None:
+    """How this process ended since the start, if it did: `exit status 1`, `terminated by …`.
+
+    From supervisord's log: its own state forgets how a process ended that ended too soon, and
+    shows one that ended a little later as starting again.
+    """
+    log = run_dir / "supervisord.log"
+    for line in reversed(log_tail(log, 200, since=logs.get(log.name, 0))):
+        _, found, rest = line.partition(f"exited: {name} (")
+        if found:
+            return rest.partition(";")[0]
+    return None
 
 
 def _not_ready(program: Program, state: State | None, logs: dict[str, int]) -> str:

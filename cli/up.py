@@ -1,5 +1,6 @@
 """`voicebus up`: start all processes and return when each is ready."""
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -66,5 +67,7 @@ def up(
 
 
 def _tell(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    # Whoever does not listen to the progress any more does not want it to stop.
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()

@@ -25,6 +25,9 @@ async def serve(runtime: Runtime[settings.Settings]) -> None:
             runtime.failing("the moon is not there")
         case "refusing":
             raise CannotStart("there is no moon; wait for the night")
+        case "refusing later":  # when supervisord already takes it for running
+            await asyncio.sleep(1.5)
+            raise CannotStart("there is no moon; wait for the night")
         case "crashing":
             os.kill(os.getpid(), signal.SIGKILL)
         case "deaf":
