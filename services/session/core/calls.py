@@ -300,12 +300,9 @@ def _must_be_known(call: Call, status: str) -> bool:
 
 
 def _announce(d: Draft, call: Call, status: str, output: str) -> None:
-    d.ask(
-        fx.AddContext(
-            f"The tool {call.name}, asked for before the user interrupted, has ended ({status}): "
-            f"{output} What the user said since then is newer; mention this only if it helps."
-        ),
-        "add_context",
+    d.tell(
+        f"The tool {call.name}, asked for before the user interrupted, has ended ({status}): "
+        f"{output} What the user said since then is newer; mention this only if it helps.",
         ref=call.call_id,
     )
 
@@ -403,11 +400,7 @@ def output_refused(d: Draft, call_id: str) -> None:
 
 def _as_context(d: Draft, call: Call, output: str) -> None:
     args = msgspec.json.encode(call.args).decode()
-    d.ask(
-        fx.AddContext(f"The tool {call.name}, asked for with {args}, has answered: {output}"),
-        "add_context",
-        ref=call.call_id,
-    )
+    d.tell(f"The tool {call.name}, asked for with {args}, has answered: {output}", ref=call.call_id)
 
 
 # --- interruption -----------------------------------------------------------------------------

@@ -9,13 +9,15 @@ from voicebus.bus.messages.events import Error
 from voicebus.services.session.core import calls, interruption, link, playback, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
-from voicebus.services.session.core.draft import Draft, with_
+from voicebus.services.session.core.draft import Draft, with_, without
 from voicebus.services.session.core.turn_taking import provider_responds
 
 EARLY_LIMIT = 32
 """Commands that may wait for the provider's first confirmation."""
 ANSWERED = frozenset({"send_text", "create_response"})
 """Commands that want an answer of the model's."""
+GIVEN_LIMIT = 8
+"""Images and other items that a new connection is told again; older ones are left out."""
 AT_ONCE = frozenset({"interrupt", "close", "report_playback"})
 """Commands that never wait for it."""
 
@@ -105,11 +107,28 @@ def _add_item(d: Draft, event: i.Commanded) -> None:
     call_id = item.get("call_id")
     known = isinstance(call_id, str) and call_id in d.s.calls
     if item.get("type") == "function_call_output" and known:
-        raise BadMessage(
-            f"add_item: call {call_id!r} gets its output by submit_tool_output, and only once"
+        d.refuse(
+            event.command_id,
+            "bad_request",
+            f"add_item: call {call_id!r} gets its output by submit_tool_output, and only once",
         )
+        return
+    if _has_more_than_text(item):
+        # No transcript will tell a new connection what stood here.
+        item = {"id": f"vbi_{d.s.next_event}", **item}
+        d.s.given = with_(d.s.given, str(item["id"]), item)
+        for oldest in list(d.s.given)[:-GIVEN_LIMIT]:
+            d.s.given = without(d.s.given, oldest)
     d.ask(fx.AddItem(item), "add_item", cause=event.command_id)
     d.answer(event.command_id)
+
+
+def _has_more_than_text(item: dict[str, Any]) -> bool:
+    content = item.get("content")
+    return isinstance(content, list) and any(
+        isinstance(part, dict) and part.get("type") not in ("input_text", "output_text")
+        for part in content
+    )
 
 
 def _commit_audio(d: Draft, event: i.Commanded) -> None:

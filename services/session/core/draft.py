@@ -54,6 +54,13 @@ class Draft:
         self.effects.append(fx.Ask(event_id, request, after_n, token))
         return event_id
 
+    def tell(self, text: str, *, ref: str) -> None:
+        """Let the model know something that nobody said, as soon as there is a connection."""
+        if self.s.phase == "ready":
+            self.ask(fx.AddContext(text), "add_context", ref=ref)
+        else:
+            self.s.untold = (*self.s.untold, (text, ref))
+
     def answer(self, command_id: str | None, data: Any = None, *, proven: bool = False) -> None:
         """The reply to a command, if one waits."""
         if command_id is not None:

@@ -183,6 +183,8 @@ def heard_now(d: Draft) -> None:
         heard_ms, estimated = heard[key]
         if heard_ms >= received_ms(d, playback) and playback.complete:
             pass  # all of it was heard
+        elif playback.generation != d.s.generation:
+            pass  # the connection that knew it is gone
         elif responses.is_out_of_band(d, playback.response_id):
             pass  # it stands in no conversation
         elif playback.item_id in begun:

@@ -98,6 +98,9 @@ def redial(d: Draft, dial: fx.Dial) -> None:
 def resumed(d: Draft) -> None:
     """The new connection is configured: tell it what was said, then go on."""
     complete = _replay_history(d) and not d.s.events_lost
+    untold, d.s.untold = d.s.untold, ()
+    for text, ref in untold:
+        d.tell(text, ref=ref)
     audio_in, audio_out = d.s.sound
     d.publish(
         SessionResumed(

@@ -188,6 +188,8 @@ def started(d: Draft, event: i.ResponseStarted) -> None:
     out_of_band = event.out_of_band or (create is not None and create.out_of_band)
     if create is None and not late and not out_of_band:
         _answers_automatic(d)
+    if not out_of_band:
+        d.s.unanswered = False
     response = Response(
         response_id=event.response_id,
         out_of_band=out_of_band,

@@ -207,6 +207,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     looked_us: int = 0
     unanswered: bool = False
     """A user turn has been committed and no response to it has begun."""
+    untold: tuple[tuple[str, str], ...] = ()
+    """What the model is to know and no connection was there to tell: text and reference."""
     given: dict[str, dict[str, Any]] = {}
     """Items as clients gave them, by id: what a new connection cannot get from a transcript."""
 

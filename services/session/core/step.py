@@ -140,6 +140,7 @@ def _decide(d: Draft, event: i.AnyInput) -> None:
             responses.user_stopped(d, provider_responds(d.s.config))
         case i.InputCommitted():
             d.s.rounds = 0
+            d.s.unanswered = provider_responds(d.s.config)
             items.committed(d, event)
             if d.s.speaking_us:  # its end was not told
                 responses.user_stopped(d, provider_responds(d.s.config))

@@ -1,0 +1,429 @@
+"""A lost connection is replaced, history told again, and what was unanswered answered once."""
+
+import pytest
+
+from voicebus.bus.messages.events import (
+    AssistantTurnCompleted,
+    SessionClosed,
+    SessionExpiring,
+    SessionReconnecting,
+    SessionResumed,
+    ToolBatchSubmitted,
+    ToolCallCompleted,
+)
+from voicebus.services.session.core import effects as fx
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core.recovery import BACKOFF_US, UNTRANSCRIBED
+from voicebus.services.session.testing import (
+    Stage,
+    call,
+    created,
+    done,
+    message,
+    of,
+    replies,
+    requests,
+    sound,
+    tool,
+    tool_ok,
+)
+
+
+def cut(generation: int = 1, code: int = 1006) -> i.AnyInput:
+    return i.ProviderDisconnected(generation=generation, code=code)
+
+
+def reconnect(stage: Stage, generation: int = 2) -> list[fx.Effect]:
+    """Wait for the dial and let the new connection be confirmed."""
+    stage.wait(0.2)
+    return stage.play(
+        i.ProviderConnected(generation=generation),
+        i.ProviderSessionCreated(provider_session_id=f"sess_{generation}"),
+        i.ProviderSessionUpdated(session={}),
+    )
+
+
+def said(item_id: str, role: str, text: str) -> list[i.AnyInput]:
+    item = i.Item(item_id=item_id, type="message", role=role, text=text)
+    return [i.ItemAdded(item=item, done=True)]
+
+
+# --- whether and when -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [1001, 1005, 1006, 1011, 1012, 1013, 1015])
+def test_a_connection_that_broke_is_dialled_again(code: int) -> None:
+    stage = Stage()
+
+    told = stage.play(cut(code=code))
+    dialled = stage.wait(0.2)
+
+    assert [one.attempt for one in of(told, SessionReconnecting)] == [1]
+    assert [one.generation for one in of(dialled, fx.Dial)] == [2]
+
+
+@pytest.mark.parametrize("code", [1000, 1002, 1008, 1009, 4000])
+def test_one_that_was_ended_on_purpose_is_not(code: int) -> None:
+    stage = Stage()
+
+    told = stage.play(cut(code=code))
+
+    assert [one.code for one in of(told, SessionClosed)] == [str(code)]
+    assert not of(told, SessionReconnecting)
+
+
+@pytest.mark.parametrize(
+    ("status", "again"), [(401, False), (404, False), (429, True), (503, True)]
+)
+def test_a_refused_handshake_is_repeated_where_that_can_help(status: int, again: bool) -> None:
+    stage = Stage()
+    stage.play(cut())
+    stage.wait(0.2)
+
+    told = stage.play(i.ProviderDisconnected(generation=2, http_status=status, reason="no"))
+
+    assert bool(of(told, SessionReconnecting)) is again
+    assert bool(of(told, SessionClosed)) is not again
+
+
+def test_a_session_that_never_opened_is_not_reconnected() -> None:
+    stage = Stage(ready=False)
+
+    told = stage.play(i.ProviderDisconnected(generation=1, reason="refused"))
+
+    assert [one.reason for one in of(told, SessionClosed)] == ["error"]
+
+
+def test_the_waits_grow_and_after_the_last_the_session_ends() -> None:
+    stage = Stage()
+    attempts = []
+    for generation in range(1, len(BACKOFF_US) + 2):
+        told = stage.play(cut(generation))
+        attempts += [one.attempt for one in of(told, SessionReconnecting)]
+        stage.play(i.TalkerSeen())
+        stage.wait(9)
+
+    assert attempts == list(range(1, len(BACKOFF_US) + 1))
+    assert [one.reason for one in of(stage.effects, SessionClosed)] == ["server"]
+
+
+def test_a_new_connection_that_does_not_get_going_is_lost_too() -> None:
+    stage = Stage()
+    stage.play(cut())
+
+    stage.wait(25)
+
+    assert [one.attempt for one in of(stage.effects, SessionReconnecting)] == [1, 2]
+    assert not of(stage.effects, SessionClosed)
+
+
+def test_the_old_connection_says_nothing_to_the_new_one() -> None:
+    stage = Stage()
+    stage.play(cut())
+    stage.wait(0.2)
+
+    assert stage.play(cut(1, 1011)) == []
+
+
+# --- history ----------------------------------------------------------------------------------
+
+
+def test_what_was_said_is_told_again_in_its_order() -> None:
+    stage = Stage()
+    stage.play(*said("u1", "user", "hello"), *said("a1", "assistant", "hi there"), cut())
+
+    told = reconnect(stage)
+
+    assert of(told, fx.AddMessage) == [
+        fx.AddMessage("user", "hello", "u1"),
+        fx.AddMessage("assistant", "hi there", "a1"),
+    ]
+    assert [one.history for one in of(told, SessionResumed)] == ["complete"]
+
+
+def test_of_an_answer_cut_short_only_what_was_heard_is_told() -> None:
+    stage = Stage()
+    stage.play(
+        created("r1"),
+        *message("r1", "a1"),
+        sound("r1", "a1", ms=4000),
+        i.AssistantWords(
+            response_id="r1",
+            item_id="a1",
+            content_index=0,
+            text="one two three four",
+            final=True,
+            spoken=True,
+        ),
+        i.SoundDone(response_id="r1", item_id="a1", content_index=0),
+        done("r1"),
+    )
+    stage.command("report_playback", item_id="a1", played_ms=2000, state="stopped")
+    stage.command("interrupt")
+    stage.play(cut())
+
+    told = reconnect(stage)
+
+    assert of(told, fx.AddMessage) == [fx.AddMessage("assistant", "one two", "a1")]
+
+
+def test_a_caller_without_a_transcript_makes_the_history_partial() -> None:
+    stage = Stage()
+    stage.play(i.InputCommitted(item_id="u1"), created("r1"), done("r1"), cut())
+
+    told = reconnect(stage)
+
+    assert of(told, fx.AddMessage) == [fx.AddMessage("user", UNTRANSCRIBED, "u1")]
+    assert [one.history for one in of(told, SessionResumed)] == ["partial"]
+
+
+def test_calls_are_told_together_with_their_outputs() -> None:
+    stage = Stage(tools=[tool("search")])
+    stage.play(
+        created("r1"),
+        *call("r1", "c1", "search"),
+        i.ItemAdded(
+            item=i.Item(item_id="f-c1", type="function_call", call_id="c1", name="search"),
+        ),
+        done("r1"),
+        tool_ok("c1", 21),
+        created("r2", stage.last_tag if of(stage.effects, fx.CreateResponse) else None),
+        done("r2"),
+    )
+    item_id = stage.state.calls["c1"].item_id
+    stage.play(
+        i.ItemAdded(
+            item=i.Item(item_id=item_id, type="function_call", call_id="c1", name="search")
+        ),
+        cut(),
+    )
+
+    told = requests(reconnect(stage))
+
+    at = next(n for n, one in enumerate(told) if isinstance(one, fx.AddCall))
+    assert told[at + 1] == fx.AddOutput("c1", "21")
+
+
+def test_an_image_is_told_again_as_it_was_given() -> None:
+    stage = Stage()
+    image = {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_image", "image_url": "data:image/png;base64,AA=="}],
+    }
+    stage.command("add_item", item=image)
+    (given,) = of(stage.effects, fx.AddItem)
+    item_id = given.item["id"]
+    stage.play(
+        i.ItemAdded(item=i.Item(item_id=item_id, type="message", role="user"), done=True), cut()
+    )
+
+    told = reconnect(stage)
+
+    assert of(told, fx.AddItem) == [fx.AddItem({"id": item_id, **image})]
+    assert [one.history for one in of(told, SessionResumed)] == ["complete"]
+
+
+def test_events_that_the_transport_lost_make_the_history_partial() -> None:
+    stage = Stage()
+    stage.play(i.ProviderDisconnected(generation=1, code=1006, events_lost=True))
+
+    (resumed,) = of(reconnect(stage), SessionResumed)
+
+    assert (resumed.events_lost, resumed.history) == (True, "partial")
+
+
+# --- going on ---------------------------------------------------------------------------------
+
+
+def test_an_answer_that_was_cut_off_is_asked_for_once_more() -> None:
+    stage = Stage()
+    stage.command("send_text", text="hello")
+    stage.play(created("r1", stage.last_tag))
+
+    told = stage.play(cut())
+    again = reconnect(stage)
+
+    (ended,) = of(told, AssistantTurnCompleted)
+    assert (ended.status, ended.reason) == ("incomplete", "provider_lost")
+    assert len(of(again, fx.CreateResponse)) == 1
+
+
+def test_a_spoken_turn_that_nobody_answered_gets_exactly_one_response() -> None:
+    stage = Stage()
+    stage.play(i.InputCommitted(item_id="u1"), cut())
+
+    told = reconnect(stage)
+
+    assert len(of(told, fx.CreateResponse)) == 1
+
+
+def test_an_answered_turn_is_not_answered_again() -> None:
+    stage = Stage()
+    stage.play(i.InputCommitted(item_id="u1"), created("r1"), done("r1"), cut())
+
+    assert not of(reconnect(stage), fx.CreateResponse)
+
+
+def test_an_interrupted_answer_is_not_asked_for_again() -> None:
+    stage = Stage()
+    stage.command("send_text", text="hello")
+    stage.play(created("r1", stage.last_tag), sound("r1", "a1", ms=500))
+    stage.command("interrupt")
+    stage.play(cut())
+
+    assert not of(reconnect(stage), fx.CreateResponse)
+
+
+def test_a_create_that_was_not_yet_announced_is_asked_for_again() -> None:
+    stage = Stage()
+    stage.command("send_text", text="hello")
+    stage.play(cut())
+
+    assert len(of(reconnect(stage), fx.CreateResponse)) == 1
+
+
+def test_a_tool_runs_on_and_its_result_is_told_as_context() -> None:
+    stage = Stage(tools=[tool("search")])
+    stage.play(created("r1"), *call("r1", "c1", "search"), done("r1"), cut())
+    reconnect(stage)
+
+    told = stage.play(tool_ok("c1", 21))
+
+    assert len(of(told, ToolCallCompleted)) == 1
+    assert [one.call_ids for one in of(told, ToolBatchSubmitted)] == [["c1"]]
+    assert not of(told, fx.AddOutput)
+    (context,) = of(told, fx.AddContext)
+    assert "search" in context.text
+    assert "21" in context.text
+    assert len(of(told, fx.CreateResponse)) == 1
+
+
+def test_a_tool_that_ends_while_there_is_no_connection_is_told_on_the_next() -> None:
+    stage = Stage(tools=[tool("search")])
+    stage.play(created("r1"), *call("r1", "c1", "search"), done("r1"), cut())
+    early = stage.play(tool_ok("c1", 21))
+
+    assert not requests(early), "there is nobody to ask"
+
+    told = reconnect(stage)
+    (context,) = of(told, fx.AddContext)
+    assert "21" in context.text
+    assert len(of(told, fx.CreateResponse)) == 1
+
+
+def test_commands_that_come_meanwhile_are_done_afterwards() -> None:
+    stage = Stage()
+    stage.play(cut())
+
+    early = stage.command("send_text", text="are you there")
+    told = reconnect(stage)
+
+    assert replies(early) == {}
+    assert list(replies(told).values()) == ["ok"]
+    assert of(told, fx.AddUserText) == [fx.AddUserText("are you there")]
+    assert len(of(told, fx.CreateResponse)) == 1
+
+
+def test_sound_of_the_old_connection_is_not_truncated_on_the_new() -> None:
+    stage = Stage()
+    stage.play(created("r1"), *message("r1", "a1"), sound("r1", "a1", ms=5000), done("r1"), cut())
+    reconnect(stage)
+
+    told = stage.play(i.SpeechStarted(at_ms=0))
+    told += stage.wait(1)
+
+    assert not of(told, fx.TruncateItem)
+    assert not of(told, fx.DeleteItem)
+
+
+def test_an_update_under_way_is_asked_for_again() -> None:
+    stage = Stage()
+    stage.play(
+        i.UpdateRequested(
+            command_id="update-1",
+            config=stage.state.config,
+            fields=["instructions"],
+            tools=[],
+        ),
+        cut(),
+    )
+
+    told = reconnect(stage)
+    told += stage.play(i.ProviderSessionUpdated(session={}))
+
+    assert replies(told) == {"update-1": "ok"}
+
+
+# --- a restarted transport --------------------------------------------------------------------
+
+
+def test_a_restarted_transport_is_told_the_tokens_again_before_the_dial() -> None:
+    stage = Stage()
+    stage.play(i.TransportLost())
+
+    effects = stage.wait(0.2)
+
+    kinds = [type(one) for one in effects if isinstance(one, fx.Grant | fx.Dial)]
+    assert kinds == [fx.Grant, fx.Dial]
+    (resumed,) = of(reconnect(stage), SessionResumed)
+    assert resumed.events_lost
+
+
+def test_the_turn_that_a_killed_transport_cut_says_so() -> None:
+    stage = Stage()
+    stage.play(created("r1"))
+
+    told = stage.play(i.TransportLost())
+
+    (ended,) = of(told, AssistantTurnCompleted)
+    assert (ended.status, ended.reason) == ("incomplete", "transport_lost")
+
+
+# --- rotation ---------------------------------------------------------------------------------
+
+
+def expiring_in(stage: Stage, seconds: int) -> Stage:
+    """A stage whose first connection ends in so many seconds."""
+    stage.play(
+        i.ProviderConnected(generation=1),
+        i.ProviderSessionCreated(expires_at=stage.now_us // 1_000_000 + seconds),
+        i.ProviderSessionUpdated(session={}),
+    )
+    return stage
+
+
+def test_a_connection_is_changed_in_a_silence_before_it_ends() -> None:
+    stage = expiring_in(Stage(ready=False), 1000)
+    stage.play(*said("u1", "user", "hello"))
+    for _ in range(19):
+        stage.wait(45)
+        stage.play(i.TalkerSeen())
+
+    assert not of(stage.effects, SessionExpiring)
+    told = stage.wait(50)
+    assert [one.at for one in of(told, SessionExpiring)] == [stage.state.expires_us // 1_000_000]
+    assert [one.reason for one in of(told, SessionReconnecting)] == ["rotation"]
+    assert [one.generation for one in of(told, fx.Dial)] == [2]
+
+
+def test_while_somebody_speaks_it_waits() -> None:
+    stage = expiring_in(Stage(ready=False), 100)
+    stage.play(i.TalkerSeen())
+    stage.wait(50)
+    stage.play(i.TalkerSeen(), i.SpeechStarted(at_ms=0))
+
+    busy = stage.wait(42)
+    stage.play(i.SpeechStopped(at_ms=1))
+    silent = stage.wait(4)
+
+    assert of(busy, SessionExpiring)
+    assert not of(busy, fx.Dial)
+    assert of(silent, fx.Dial)
+
+
+def test_a_date_in_the_past_is_a_wrong_clock_and_no_reason_to_rotate() -> None:
+    stage = expiring_in(Stage(ready=False), -100)
+
+    assert not of(stage.wait(30), fx.Dial)
+    assert stage.state.rotate_us == 0
