@@ -166,6 +166,10 @@ class Pool:
         waiting = sum(one.lane == lane for one in self._waiting)
         return max(0, min(self.capacity(lane) - active, places - waiting))
 
+    def ready(self, lane: Lane) -> int:
+        """How many runners are there, warm."""
+        return sum(one.lane == lane and one.is_ready and not one.is_leaving for one in self._slots)
+
     def running(self, lane: Lane) -> list[tuple[Key, float]]:
         """The calls that have not ended, and their ages in seconds."""
         now = self._loop.time()

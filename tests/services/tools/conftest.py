@@ -77,6 +77,12 @@ class DrivenPool:
                 self._changed.clear()
                 await self._changed.wait()
 
+    async def warm(self, lane: Lane, count: int) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while self.pool.ready(lane) < count:
+                self._changed.clear()
+                await self._changed.wait()
+
     def begin(self, tool: str, **args: Any) -> str:
         self._next += 1
         call_id = f"c{self._next}"

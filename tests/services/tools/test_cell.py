@@ -6,9 +6,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.services.tools.conftest import Cell
 
 import voicebus
+from tests.services.tools.conftest import Cell
 
 WORKER = Path(voicebus.__file__).parents[2] / "examples" / "tools" / "worker.py"
 

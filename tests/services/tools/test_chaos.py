@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from tests.services.tools.conftest import Cell
 
 COUNTED = str(Path(__file__).parent / "samples" / "counted.py")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.services.tools.conftest import DrivenPool, failure, value
 
+from tests.services.tools.conftest import DrivenPool, failure, value
 from voicebus.bus.messages import work
 from voicebus.services.tools import runner
 
@@ -260,14 +260,18 @@ async def test_async_tools_share_a_process_and_are_cancelled_alone(driven: Drive
 async def test_an_async_tool_that_blocks_the_loop_takes_only_its_own_blame(
     driven: DrivenPool,
 ) -> None:
-    innocent = await driven.running("async_sleep", seconds=60)
+    await driven.warm("async", 2)
+    beside = await driven.running("async_sleep", seconds=60)
+    elsewhere = await driven.running("async_sleep", seconds=60)
     guilty = await driven.running("async_blocks")
 
     driven.cancel(guilty)
-    results = [await driven.result(one) for one in (guilty, innocent)]
+    results = [await driven.result(one) for one in (guilty, beside)]
+    driven.cancel(elsewhere)
 
     assert [one.status for one in results] == ["cancelled", "lost"]
     assert "'async_blocks' in it would not stop" in failure(results[1]).message
+    assert (await driven.result(elsewhere)).cancel_seen_us is not None
 
 
 async def test_the_pool_comes_back_when_its_fork_server_is_killed(driven: DrivenPool) -> None:
