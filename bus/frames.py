@@ -28,8 +28,12 @@ class Codec(Generic[M]):
             )
         try:
             return self._decoder.decode(frames[0]), frames[1:]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        except msgspec.ValidationError as error:
             raise BadMessage(f"{self._what}: {error}") from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadMessage(f"{self._what}: not JSON: {error}") from None
+        except RecursionError:
+            raise BadMessage(f"{self._what}: JSON is nested too deeply") from None
 
     @staticmethod
     def encode(header: M, *payload: bytes) -> list[bytes]:
