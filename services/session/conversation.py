@@ -200,6 +200,11 @@ class Conversation:
             f"an internal error while handling {kind}; this conversation was ended", now_us
         )
 
+    def tell_journal_lost(self, now_us: int) -> None:
+        """The journal cannot be written: a restart now would lose what is said from here on."""
+        message = "the journal cannot be written; if this session's process dies now, it is lost"
+        self._publish(Error(code="journal_lost", error=message, recoverable=True), None, now_us)
+
     def waiting_commands(self) -> list[tuple[str, str]]:
         """Command and id of those that the core has taken and not yet answered."""
         updates = (self.state.update, *self.state.updates)

@@ -152,6 +152,7 @@ class Shard:
             for transport in self._links.values():
                 transport.send(link.Ack(sessions={}))
             self._desk.forget_old()
+            self._writer.retry()
             if ticks % 10 == 0:
                 retention_us = int(self._settings.retention_days * 86_400 * 1_000_000)
                 memory_us = int(self._settings.reply_memory_s * 1_000_000)
@@ -255,6 +256,8 @@ class Shard:
         if self._journal_lost == safe:
             self._journal_lost = not safe
             self._journal_changed()
+            if self._journal_lost:
+                self._tell_journal_lost()
 
     def _send(self, done: Work) -> None:
         """Frames to the transport, calls to the pool."""
@@ -289,6 +292,14 @@ class Shard:
             )
         else:
             self._runtime.ready()
+
+    def _tell_journal_lost(self) -> None:
+        """Live conversations go on, and their clients know what a restart would cost."""
+        now_us = self._now_us()
+        for conversation in self._conversations.values():
+            if conversation.ended_us is None:
+                conversation.tell_journal_lost(now_us)
+                self._dirtied(conversation)
 
     # --- the transport ------------------------------------------------------------------------
 

@@ -12,6 +12,14 @@ from voicebus.services.session.journal import Commit, Journal
 
 log = structlog.get_logger("session.writer")
 
+BACKLOG_BYTES = 256 * 1024 * 1024
+
+
+def _size(commit: Commit) -> int:
+    bodies = [body for _, body in (*commit.inputs, *commit.events)]
+    bodies += [payload or b"" for _, _, payload in commit.outbox]
+    return sum(map(len, bodies))
+
 
 class Writer:
     """Commits work, then hands it on to be published and acknowledged."""
@@ -28,6 +36,9 @@ class Writer:
         self._committed = committed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._busy: asyncio.Task[None] | None = None
+        self._backlog: list[Commit] = []
+        """What the journal could not take; written first when it can again."""
+        self._backlog_bytes = 0
         self.usable = True
 
     def wake(self) -> None:
@@ -45,15 +56,29 @@ class Writer:
 
     async def _write(self, commits: list[Commit]) -> bool:
         loop = asyncio.get_running_loop()
+        owed = [*self._backlog, *commits]
         try:
-            await loop.run_in_executor(self._thread, self._journal.write, commits)
+            await loop.run_in_executor(self._thread, self._journal.write, owed)
         except sqlite3.Error as error:
             if self.usable:
                 log.error("journal.lost", path=str(self._journal.path), why=str(error))
             self.usable = False
+            self._keep(commits)
             return False
+        if not self.usable:
+            log.info("journal.back", path=str(self._journal.path), commits=len(owed))
         self.usable = True
+        self._backlog, self._backlog_bytes = [], 0
         return True
+
+    def _keep(self, commits: list[Commit]) -> None:
+        """Whole or not at all: a journal with a hole would rebuild a wrong conversation."""
+        self._backlog_bytes += sum(_size(commit) for commit in commits)
+        if self._backlog_bytes <= BACKLOG_BYTES:
+            self._backlog.extend(commits)
+        elif self._backlog:
+            log.error("journal.given_up", bytes=self._backlog_bytes)
+            self._backlog = []
 
     async def tidy(self, ended_before_us: int, replies_before_us: int) -> None:
         """Retention and a checkpoint, between batches."""
@@ -66,8 +91,23 @@ class Writer:
             log.warning("journal.not_pruned", why=str(error))
         await asyncio.to_thread(self._journal.checkpoint)
 
-    async def drain(self) -> None:
-        """Wait until all work is written."""
+    def retry(self) -> None:
+        """Try again what the journal could not take, also when nothing new has come."""
+        if not self.usable and self._busy is None:
+            self._busy = asyncio.get_running_loop().create_task(self._retry())
+
+    async def _retry(self) -> None:
+        try:
+            self._committed([], await self._write([]))
+        finally:
+            self._busy = None
+
+    async def idle(self) -> None:
+        """Wait until the batches under way are written."""
         while self._busy is not None:
             await asyncio.shield(self._busy)
+
+    async def drain(self) -> None:
+        """Write what is left, and end the thread."""
+        await self.idle()
         self._thread.shutdown(wait=True)

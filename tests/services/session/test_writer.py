@@ -1,0 +1,83 @@
+"""The write path's thread: one batch at a time, nothing acknowledged that is not safe."""
+
+import sqlite3
+from pathlib import Path
+
+from voicebus.services.session.conversation import Work
+from voicebus.services.session.journal import Commit, Journal
+from voicebus.services.session.writer import Writer
+
+LEDGER = b'{"seq":1,"heads":{},"down_n":0,"up_n":0}'
+
+
+def work(session_id: str, size: int = 10) -> Work:
+    event = (1, b"x" * size)
+    return Work(Commit(session_id=session_id, created_us=1, ledger=LEDGER, events=[event]))
+
+
+class Desk:
+    """What waits to be written, and what came of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.journal = Journal(path)
+        self.waiting: list[Work] = []
+        self.done: list[tuple[list[str], bool]] = []
+        self.writer = Writer(self.journal, self._collect, self._committed)
+
+    def _collect(self) -> list[Work]:
+        batch, self.waiting = self.waiting, []
+        return batch
+
+    def _committed(self, batch: list[Work], safe: bool) -> None:
+        self.done.append(([one.commit.session_id for one in batch], safe))
+
+    async def write(self, *works: Work) -> None:
+        self.waiting.extend(works)
+        self.writer.wake()
+        await self.writer.idle()
+
+    def fill(self) -> None:
+        """No page more may be allocated: what SQLite says then is "database or disk is full"."""
+        self._limit(self._pages())
+
+    def free(self) -> None:
+        self._limit(1_000_000)
+
+    def _pages(self) -> int:
+        return int(self.journal._writer.execute("pragma page_count").fetchone()[0])
+
+    def _limit(self, pages: int) -> None:
+        self.journal._writer.execute(f"pragma max_page_count = {pages}")
+
+
+async def test_what_came_meanwhile_is_the_next_batch(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "j.db")
+
+    await desk.write(work("s0-a"), work("s0-b"))
+    await desk.write(work("s0-c"))
+
+    assert desk.done == [(["s0-a", "s0-b"], True), (["s0-c"], True)]
+    await desk.writer.drain()
+
+
+async def test_on_a_full_disk_nothing_is_called_safe_and_nothing_is_lost_when_it_is_free_again(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path / "j.db")
+    await desk.write(work("s0-a"))
+    desk.fill()
+    await desk.write(work("s0-b", size=100_000))
+    await desk.write(work("s0-c", size=100_000))
+
+    assert [safe for _, safe in desk.done] == [True, False, False]
+    assert not desk.writer.usable
+
+    desk.free()
+    await desk.write(work("s0-d"))
+
+    assert desk.done[-1] == (["s0-d"], True)
+    sql = sqlite3.connect(tmp_path / "j.db")
+    known = [row[0] for row in sql.execute("select session_id from sessions order by 1")]
+    sql.close()
+    assert known == ["s0-a", "s0-b", "s0-c", "s0-d"]
+    await desk.writer.drain()
