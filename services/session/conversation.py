@@ -8,7 +8,7 @@ import structlog
 
 from voicebus.bus.messages import link as up
 from voicebus.bus.messages.base import encode
-from voicebus.bus.messages.events import Error, SessionClosed
+from voicebus.bus.messages.events import Error, SessionClosed, SessionResumed
 from voicebus.bus.messages.work import CancelCalls, OutcomeAck, SubmitCall, ToDispatcher
 from voicebus.bus.version import VERSION
 from voicebus.services.session.core import effects as fx
@@ -271,8 +271,11 @@ class Conversation:
 
     # --- recovery -----------------------------------------------------------------------------
 
-    def recover(self, stored: Stored) -> None:
-        """Fold the journal. Recorded effects stand: nothing is published or sent again by it."""
+    def recover(self, stored: Stored) -> bool:
+        """Fold the journal. Recorded effects stand: nothing is published or sent again by it.
+
+        Returns whether inputs were folded that another version of the code decided.
+        """
         self.ledger.restore(stored.ledger)
         self.journaled_up = self.ledger.up_n
         self.head, self.heads = self.ledger.seq, dict(self.ledger.heads)
@@ -287,6 +290,20 @@ class Conversation:
         self.committed_down = self.ledger.down_n
         self.delivered = self.ledger.down_n - len(self.outbox)
         self.reached_transport = self.delivered > 0
+        return bool(stored.inputs) and stored.ledger.get("version", VERSION) != VERSION
+
+    def tell_snapshot_required(self, now_us: int) -> None:
+        """Another version of the code decided the last inputs: what was published stands, but the
+        state may differ from what it said."""
+        audio_in, audio_out = self.state.sound
+        resumed = SessionResumed(
+            transport=f"transport-{self.state.transport}",
+            audio_in=audio_in,
+            audio_out=audio_out,
+            history="complete",
+            snapshot_required=True,
+        )
+        self._publish(resumed, None, now_us)
 
     def set_aside(self, stored: Stored, now_us: int) -> None:
         """It killed the process, or cannot be folded: end it without touching its inputs."""

@@ -7,6 +7,7 @@ import msgspec
 from voicebus.bus import topics
 from voicebus.bus.messages.base import Message, encode, wire_name
 from voicebus.bus.messages.events import EventHeader
+from voicebus.bus.version import VERSION
 
 
 class Numbered(msgspec.Struct, frozen=True):
@@ -68,7 +69,13 @@ class Ledger:
 
     def dump(self) -> dict[str, Any]:
         """For the journal."""
-        return {"seq": self.seq, "heads": self.heads, "down_n": self.down_n, "up_n": self.up_n}
+        return {
+            "version": VERSION,
+            "seq": self.seq,
+            "heads": self.heads,
+            "down_n": self.down_n,
+            "up_n": self.up_n,
+        }
 
     def restore(self, dumped: dict[str, Any]) -> None:
         """From the journal."""

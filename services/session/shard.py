@@ -34,11 +34,10 @@ from voicebus.services.session.journal import Journal
 from voicebus.services.session.links import TransportLink
 from voicebus.services.session.pool import ToolPool
 from voicebus.services.session.providers.base import Translator
-from voicebus.services.session.providers.openai import OpenAI
+from voicebus.services.session.providers.vendors import TRANSLATORS
 from voicebus.services.session.shelf import SchemaShelf
 from voicebus.services.session.writer import Writer
 
-TRANSLATORS: dict[str, Translator] = {"openai": OpenAI()}
 TOOL_WAIT_S = 3.0
 """How long `open` waits for a tool that is named and not there yet."""
 ENDED_KEPT_US = 60_000_000
@@ -668,6 +667,9 @@ class Shard:
         if translator is None:
             known = ", ".join(TRANSLATORS)
             raise Refused("unsupported", f"no provider {config.provider!r} (known: {known})")
+        cannot = configuration.unsupported(config, translator.capabilities)
+        if cannot is not None:
+            raise Refused("unsupported", cannot)
         tools = configuration.resolve(config.tools, self._pool.catalogue)
         wait_for = (
             ", ".join(tools.missing)
@@ -731,6 +733,7 @@ class Shard:
                 model=config.model or self._settings.model or translator.default_model,
                 opened=msgspec.to_builtins(opened),
                 longest_session_s=translator.capabilities.longest_session_s,
+                capabilities=translator.capabilities,
             ),
         )
 
@@ -861,9 +864,11 @@ class Shard:
                 continue
             self._attempt.begin(stored.session_id)
             try:
-                conversation.recover(stored)
+                foreign = conversation.recover(stored)
                 conversation.translator = TRANSLATORS[conversation.state.vendor or "openai"]
                 conversation.feed(i.TalkerSeen(now_us=now_us), now_us)
+                if foreign:
+                    conversation.tell_snapshot_required(now_us)
             except Exception as error:
                 self._log.error(
                     "session.not_recovered", session_id=stored.session_id, exc_info=error

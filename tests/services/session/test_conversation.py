@@ -180,3 +180,36 @@ def test_a_command_that_still_waits_is_known_after_recovery() -> None:
     two.recover(stored([one.take_work()]))
 
     assert two.waiting_commands() == [("send_text", "c1")]
+
+
+def test_inputs_of_another_version_are_folded_and_a_snapshot_is_asked_for() -> None:
+    one = conversation()
+    opened(one)
+    given = stored([one.take_work()])
+    other = msgspec.structs.replace(given, ledger={**given.ledger, "version": "0.0.1"})
+    two = conversation("inc-2")
+
+    assert not conversation("inc-3").recover(given)
+    assert two.recover(other)
+    two.tell_snapshot_required(9)
+
+    (event,) = two.take_work().events
+    assert (event.seq, event.kind) == (2, "session_resumed")
+    data = msgspec.json.decode(event.header, type=EventHeader).data
+    assert isinstance(data, dict)
+    assert data["snapshot_required"]
+
+
+def test_a_conversation_that_killed_the_process_twice_is_ended_without_being_folded() -> None:
+    one = conversation()
+    opened(one)
+    given = stored([one.take_work()])
+    two = conversation("inc-2")
+
+    two.set_aside(given, 9)
+
+    work = two.take_work()
+    assert [event.kind for event in work.events] == ["error", "session_closed"]
+    assert [event.seq for event in work.events] == [2, 3]
+    assert work.commit.ended_us == 9
+    assert isinstance(DOWN.decode(work.down[-1][1]), link.HangUp)
