@@ -1,4 +1,4 @@
-"""The cells that several modules of tests start: what the simulator plays, which tools there are."""
+"""What several modules' cells are made of: what the simulator plays, which tools there are."""
 
 import shutil
 from pathlib import Path

@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -86,7 +88,7 @@ class Tape:
             case b"raw":
                 body = json.loads(frames[2]) if len(frames) > 2 else None
                 self.raw.append((now, header, body))
-            case b"system":
+            case _:
                 self.system.append(header)
         self.changed.set()
 
@@ -174,6 +176,11 @@ class Line:
         reply: Header = await until(found, self.changed, lambda: what, within_s)
         return reply
 
+    async def until_replies(self, count: int) -> None:
+        """Wait until so many replies have come."""
+        what = f"{count} replies"
+        await until(lambda: len(self.replies) >= count, self.changed, lambda: what, WITHIN_S)
+
     async def ask(self, command: str, data: Any = None, *, session_id: str | None = None) -> Header:
         """Send it and wait for its reply."""
         return await self.reply(self.command(command, data, session_id=session_id))
@@ -232,7 +239,7 @@ class Caller:
 
         return await until(met, self.changed, seen, within_s)
 
-    def found(self, kind: str, **fields: Any) -> list[Event]:
+    def found(self, kind: str, **fields: Any) -> list[Any]:
         """The events of that kind whose data have these values."""
         return [
             one
@@ -243,16 +250,15 @@ class Caller:
 
     async def event(
         self, kind: str, *, nth: int = 1, within_s: float = WITHIN_S, **fields: Any
-    ) -> Event:
+    ) -> Any:
         """The nth event of that kind whose data have these values."""
 
-        def there() -> Event | None:
+        def there() -> Any:
             mine = self.found(kind, **fields)
             return mine[nth - 1] if len(mine) >= nth else None
 
         what = f"{kind} number {nth} with {fields}"
-        event: Event = await self.until(there, what, within_s=within_s)
-        return event
+        return await self.until(there, what, within_s=within_s)
 
     async def opened(self) -> None:
         """Until the provider has confirmed the configuration."""
@@ -349,3 +355,36 @@ async def scene(cell: Stack) -> AsyncIterator[Scene]:
                 await one.end()
             await audit(one)
     assert not failed, failed
+    assert not (bugs := tracebacks(cell)), bugs
+
+
+def tracebacks(cell: Stack) -> list[str]:
+    """Lines in any log of the cell that only a bug writes."""
+    found: list[str] = []
+    for path in sorted(cell.run_dir.glob("*.log")):
+        for line in path.read_text("utf-8", "replace").splitlines():
+            if "Traceback" in line or '"exception"' in line or '"level": "error"' in line:
+                found.append(f"{path.name}: {line}")
+    return found
+
+
+async def voicebus(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error of the command. No key gets in from outside."""
+    given = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-P", "-c", "from voicebus.cli.main import run; run()", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**given, **environment},
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 60)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith("VOICEBUS_") or name == "OPENAI_API_KEY"

@@ -4,10 +4,10 @@ import asyncio
 import struct
 
 import pytest
+
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, Scene, scene
-
 from voicebus.cli.testing import Stack
 from voicebus.client.sound import SoundEnd
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.support import scene
-
 from voicebus.cli.testing import Stack
 from voicebus.services.session.failpoints import PLACES
 
@@ -33,7 +33,7 @@ def test_a_session_process_may_die_between_any_two_steps_of_the_write_path(
             await caller.turn("tally please", within_s=60)
             (call,) = caller.found("tool_call_completed")
 
-            assert acts.done(call.data.call_id) == ["tally", "tallied"]  # type: ignore[union-attr]
+            assert acts.done(call.data.call_id) == ["tally", "tallied"]
             assert len(caller.found("tool_batch_submitted")) == 1
 
     asyncio.run(story())
@@ -60,9 +60,9 @@ def test_a_connection_cut_in_mid_answer_is_replaced_and_the_answer_given(
             assert back.seq is not None
             assert again.seq is not None
             assert lost.seq < back.seq < again.seq
-            assert back.data.history == "complete"  # type: ignore[union-attr]
+            assert back.data.history == "complete"
             cut = caller.found("assistant_turn_completed", status="incomplete")
-            assert [one.data.reason for one in cut] == ["provider_lost"]  # type: ignore[union-attr]
+            assert [one.data.reason for one in cut] == ["provider_lost"]
             told = [
                 frame["item"]["content"][0]["text"]
                 for frame in one.tape.sent_to_provider(caller.id, "conversation.item.create")
@@ -95,7 +95,7 @@ def test_a_tool_that_ends_after_a_reconnect_is_told_as_context(
             await caller.event("tool_batch_submitted")
             await caller.event("assistant_turn_completed", status="completed", nth=2)
 
-            assert acts.done(done.data.call_id) == ["tally", "tallied"]  # type: ignore[union-attr]
+            assert acts.done(done.data.call_id) == ["tally", "tallied"]
             items = one.tape.sent_to_provider(caller.id, "conversation.item.create")
             assert "has answered" in items[-1]["item"]["content"][0]["text"]
             assert all(item["item"]["type"] == "message" for item in items)
@@ -119,9 +119,9 @@ def test_a_killed_transport_costs_the_turn_and_not_the_conversation(
             resumed = await caller.event("session_resumed")
             await caller.event("assistant_turn_completed", status="completed", nth=2)
 
-            assert resumed.data.history == "partial"  # type: ignore[union-attr]
+            assert resumed.data.history == "partial"
             cut = caller.found("assistant_turn_completed", status="incomplete")
-            assert [one.data.reason for one in cut] == ["transport_lost"]  # type: ignore[union-attr]
+            assert [one.data.reason for one in cut] == ["transport_lost"]
             await caller.turn("short tone")
 
     asyncio.run(story())
@@ -143,7 +143,7 @@ def test_no_new_connection_where_it_cannot_help(
             await caller.session.send_text("hello")
             closed = await caller.event("session_closed")
 
-            assert closed.data.code == str(code)  # type: ignore[union-attr]
+            assert closed.data.code == str(code)
             assert not caller.found("session_reconnecting")
 
     asyncio.run(story())
@@ -165,7 +165,7 @@ def test_a_connection_is_changed_in_a_silence_before_the_provider_ends_it(
             assert expiring.seq is not None
             assert resumed.seq is not None
             assert expiring.seq < resumed.seq
-            assert [one.data.reason for one in caller.found("session_reconnecting")][:1] == [  # type: ignore[union-attr]
+            assert [one.data.reason for one in caller.found("session_reconnecting")][:1] == [
                 "rotation"
             ]
             assert not caller.found("assistant_turn_completed", status="incomplete")
@@ -208,6 +208,6 @@ def test_two_processes_killed_at_once_cost_no_more_than_the_worse_of_them(
             resumed = await caller.event("session_resumed")
             await caller.turn("short tone")
 
-            assert resumed.data.events_lost  # type: ignore[union-attr]
+            assert resumed.data.events_lost
 
     asyncio.run(story())

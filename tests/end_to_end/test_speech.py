@@ -1,10 +1,7 @@
 """The main job on real sound: a recorded question, a tool, a spoken answer in a WAV."""
 
-import asyncio
-import contextlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import pytest
 from tests.end_to_end.auditor import conversation
 from tests.end_to_end.cells import SPEECH
 from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.support import voicebus
 from voicebus.cli.testing import Stack
 from voicebus.client.wav import read
 
@@ -29,22 +27,6 @@ if shutil.which("flite") is None:
 @pytest.fixture(scope="module")
 def cell(start_shared_stack: StartStack) -> Stack:
     return start_shared_stack(speech=True)
-
-
-async def voicebus(*arguments: str) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error of the command."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-P", "-c", "from voicebus.cli.main import run; run()", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), 60)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    return process.returncode or 0, out.decode(), err.decode()
 
 
 def words_in(wav: Path) -> str:

@@ -1,4 +1,4 @@
-"""Tools that crash, hang, raise or are called wrongly: one outcome, the model told, the call goes on."""
+"""Tools that crash, hang, raise or are called wrongly: one outcome, and the call goes on."""
 
 import pytest
 
