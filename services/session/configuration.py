@@ -5,14 +5,23 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from voicebus.bus.messages.base import BadMessage
+from voicebus.bus.messages.base import BadMessage, convert
 from voicebus.bus.messages.commands import SemanticVad, ServerVad, SessionConfig
 from voicebus.bus.messages.work import ToolSpec
 from voicebus.config.loader import nearest
+from voicebus.services.session.core.capabilities import Capabilities
 
 FIELDS = tuple(field.name for field in msgspec.structs.fields(SessionConfig))
 FIXED = frozenset(
-    {"model", "provider", "modalities", "input_audio_format", "output_audio_format", "headless"}
+    {
+        "model",
+        "provider",
+        "session_type",
+        "modalities",
+        "input_audio_format",
+        "output_audio_format",
+        "headless",
+    }
 )
 """What cannot change while a session is open."""
 VAD: dict[str, type[ServerVad] | type[SemanticVad]] = {
@@ -20,6 +29,35 @@ VAD: dict[str, type[ServerVad] | type[SemanticVad]] = {
     "semantic_vad": SemanticVad,
 }
 MAX_TOOL_NAME = 64
+INNER: dict[str, tuple[str, ...]] = {
+    "voice": ("id",),
+    "input_audio_transcription": (
+        "model",
+        "language",
+        "languages",
+        "prompt",
+        "keywords",
+        "delay",
+    ),
+    "tool_choice": ("type", "name", "server_label"),
+    "prompt": ("id", "version", "variables"),
+    "tracing": ("workflow_name", "group_id", "metadata"),
+    "truncation": ("type", "retention_ratio", "token_limits"),
+    "truncation.token_limits": ("post_instructions",),
+    "reasoning": ("effort",),
+}
+"""What a field holds when it is an object. Anything else a provider knows: `provider_extras`."""
+TOOL_FIELDS = (
+    "type",
+    "name",
+    "description",
+    "parameters",
+    "strict",
+    "timeout_s",
+    "on_interrupt",
+    "effects",
+    "approval",
+)
 
 
 class Checked(NamedTuple):
@@ -41,7 +79,11 @@ def check(given: Mapping[str, Any], base: SessionConfig | None = None) -> Checke
             raise BadMessage(f"config has no field {key!r}{nearest(key, FIELDS)}")
     if values.get("turn_detection") is None and "turn_detection" in values:
         values["turn_detection"] = "none"
-    _check_vad(values.get("turn_detection"))
+    for key, value in values.items():
+        _check_inner(key, value)
+    values["turn_detection"] = _checked_vad(values.get("turn_detection"))
+    if values["turn_detection"] is None:
+        del values["turn_detection"]
     _check_tool_choice(values.get("tool_choice", "auto"))
     try:
         full = {**(msgspec.to_builtins(base) if base else {}), **values}
@@ -57,22 +99,55 @@ def check(given: Mapping[str, Any], base: SessionConfig | None = None) -> Checke
     return Checked(config, warnings)
 
 
-def _check_vad(value: Any) -> None:
-    if not isinstance(value, dict):
+def unsupported(config: SessionConfig, can: Capabilities) -> str | None:
+    """What of a configuration a provider cannot do, and what to do instead."""
+    if config.session_type == "transcription" and not can.transcription_sessions:
+        return f"provider {config.provider}: has no transcription sessions (session_type)"
+    manual = config.turn_detection == "none"
+    if manual and not can.manual_commit:
+        return f"provider {config.provider}: cannot do without turn detection (turn_detection)"
+    if not manual and not can.server_turn_detection:
+        return f'provider {config.provider}: has no turn detection; use turn_detection "none"'
+    semantic = config.turn_detection == "semantic_vad" or isinstance(
+        config.turn_detection, SemanticVad
+    )
+    if semantic and not can.semantic_turn_detection:
+        return f"provider {config.provider}: has no semantic_vad; use server_vad"
+    if "audio" not in config.modalities and not can.text:
+        return f'provider {config.provider}: answers only in speech; add "audio" to modalities'
+    return None
+
+
+def _check_inner(path: str, value: Any) -> None:
+    """Unknown names are errors at any depth, wherever the names are known to us."""
+    known = INNER.get(path)
+    if known is None or not isinstance(value, dict):
         return
+    for key, inner in value.items():
+        if key not in known:
+            raise BadMessage(
+                f"config.{path} has no {key!r}{nearest(key, known)}; "
+                "what only a provider knows goes into provider_extras"
+            )
+        _check_inner(f"{path}.{key}", inner)
+
+
+def _checked_vad(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
     kind = value.get("type", "server_vad")
     if kind not in VAD:
         raise BadMessage(f"config.turn_detection has no type {kind!r}{nearest(str(kind), VAD)}")
-    value.setdefault("type", kind)
     known = (*(field.name for field in msgspec.structs.fields(VAD[kind])), "type")
     for key in value:
         if key not in known:
             raise BadMessage(f"config.turn_detection ({kind}) has no {key!r}{nearest(key, known)}")
+    return {**value, "type": kind}
 
 
 def _check_tool_choice(value: Any) -> None:
     named = isinstance(value, dict) and isinstance(value.get("name"), str)
-    if not named and value not in ("auto", "none", "required"):
+    if not named and (not isinstance(value, str) or value not in ("auto", "none", "required")):
         raise BadMessage('config.tool_choice must be "auto", "none", "required" or {"name": …}')
 
 
@@ -84,8 +159,26 @@ def _check_limits(config: SessionConfig) -> None:
     tokens = config.max_response_output_tokens
     if isinstance(tokens, int) and not 1 <= tokens <= 4096:
         raise BadMessage(f'config.max_response_output_tokens={tokens}: use 1 to 4096, or "inf"')
-    if config.tool_timeout_s is not None and config.tool_timeout_s <= 0:
-        raise BadMessage(f"config.tool_timeout_s={config.tool_timeout_s:g}: must be above 0")
+    for field in ("tool_timeout_s", "max_duration_s", "max_tokens_total"):
+        value = getattr(config, field)
+        if value is not None and not value > 0:
+            raise BadMessage(f"config.{field}={value:g}: must be above 0")
+    if config.speed is not None and not 0.25 <= config.speed <= 1.5:
+        raise BadMessage(f"config.speed={config.speed:g}: use 0.25 to 1.5")
+    _check_choice("reasoning.effort", config.reasoning, "effort", EFFORTS)
+    _check_choice("truncation.type", config.truncation, "type", ("retention_ratio",))
+    if isinstance(config.voice, dict) and not isinstance(config.voice.get("id"), str):
+        raise BadMessage('config.voice: a custom voice is {"id": "voice_…"}')
+    if config.prompt is not None and not isinstance(config.prompt.get("id"), str):
+        raise BadMessage('config.prompt: needs the "id" of a prompt kept at the provider')
+
+
+EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "none")
+
+
+def _check_choice(path: str, value: Any, key: str, choices: Sequence[str]) -> None:
+    if isinstance(value, dict) and value.get(key) not in choices:
+        raise BadMessage(f"config.{path}={value.get(key)!r}: use one of {', '.join(choices)}")
 
 
 class Tools(NamedTuple):
@@ -123,17 +216,22 @@ def resolve(
 
 def _clients_tool(schema: dict[str, Any]) -> ToolSpec:
     inner = schema.get("function", schema)
+    if isinstance(inner, dict):
+        for key in inner:
+            if key not in TOOL_FIELDS:
+                raise BadMessage(
+                    f"config.tools: a schema has no {key!r}{nearest(key, TOOL_FIELDS)}"
+                )
     name = inner.get("name") if isinstance(inner, dict) else None
     if not isinstance(name, str) or not 0 < len(name) <= MAX_TOOL_NAME:
         raise BadMessage(f"config.tools: a schema needs a name of 1 to {MAX_TOOL_NAME} characters")
     parameters = inner.get("parameters", {"type": "object", "properties": {}})
     if not isinstance(parameters, dict):
         raise BadMessage(f"config.tools: {name!r}: parameters must be a JSON Schema object")
-    return ToolSpec(
-        name=name,
-        description=str(inner.get("description", "")),
-        parameters=parameters,
-        timeout_s=float(inner.get("timeout_s", 20.0)),
-        on_interrupt=inner.get("on_interrupt", "finish"),
-        effects=inner.get("effects", "once"),
-    )
+    known = {"on_interrupt": "finish", **inner, "parameters": parameters}
+    for key in ("type", "strict"):
+        known.pop(key, None)
+    spec = convert(known, ToolSpec, what=f"config.tools: {name!r}")
+    if not spec.timeout_s > 0:
+        raise BadMessage(f"config.tools: {name!r}: timeout_s={spec.timeout_s:g} must be above 0")
+    return spec

@@ -51,7 +51,7 @@ def sound_done(d: Draft, event: i.SoundDone) -> None:
     """The item's sound is complete. Said once; of what was flushed before, not at all."""
     key = key_of(event.item_id, event.content_index)
     known = d.s.playback.get(key)
-    if known is None or known.complete:
+    if known is None or known.complete or responses.is_interrupted(d, event.response_id):
         return
     d.publish(
         AssistantAudioDone(
@@ -74,11 +74,14 @@ def _complete(d: Draft, key: str) -> None:
 
 def response_done(d: Draft, response_id: str) -> None:
     """A response that is over will send no more sound, also where its done events are missing."""
-    for key, known in tuple(d.s.playback.items()):
-        if known.response_id == response_id and not known.complete:
-            _complete(d, key)
     response = d.s.responses.get(response_id)
-    if response is None or not response.interrupted or response.out_of_band:
+    if response is None or not response.interrupted:
+        for key, known in tuple(d.s.playback.items()):
+            if known.response_id == response_id and not known.complete:
+                _complete(d, key)
+        return
+    # An interrupted one has more sound than was published: what there is of it is not all.
+    if response.out_of_band:
         return
     if not d.s.capabilities.delete:
         return

@@ -300,7 +300,8 @@ def _rate_limits(frame: Frame, now_us: int) -> i.AnyInput:
     return i.LimitsTold(now_us=now_us, limits=_list(frame, "rate_limits"))
 
 
-def _error(frame: Frame, now_us: int) -> i.AnyInput:
+def error(frame: Frame, now_us: int) -> i.ProviderRefused:
+    """What the provider refuses, by its code; where there is none, by its type."""
     error = _table(frame, "error")
     code = _maybe(error, "code") or _maybe(error, "type") or "provider_error"
     message = _text(error, "message") or code
@@ -358,7 +359,7 @@ READERS: dict[str, Callable[[Frame, int], i.AnyInput]] = {
     "response.function_call_arguments.delta": _arguments,
     "response.done": _response_done,
     "rate_limits.updated": _rate_limits,
-    "error": _error,
+    "error": error,
 }
 for _beta, _ga in (
     ("response.text.delta", "response.output_text.delta"),
@@ -379,6 +380,8 @@ def build_session_update(
     config: SessionConfig,
     tools: Sequence[ToolSpec] = (),
     only: Sequence[str] | None = None,
+    *,
+    transcription: Mapping[str, Any] = DEFAULT_TRANSCRIPTION,
 ) -> Frame:
     """The GA `session.update` frame for a configuration, or for just some of its fields.
 
@@ -394,7 +397,7 @@ def build_session_update(
     if wanted("input_audio_transcription"):
         chosen = config.input_audio_transcription
         given["transcription"] = (
-            None if chosen is False else DEFAULT_TRANSCRIPTION if chosen is None else chosen
+            None if chosen is False else dict(transcription) if chosen is None else chosen
         )
     if wanted("noise_reduction", config.noise_reduction):
         kind = config.noise_reduction
@@ -508,10 +511,9 @@ def _message(role: str, text: str) -> Frame:
     return {"type": "message", "role": role, "content": [{"type": kind, "text": text}]}
 
 
-def _frame(request: fx.Request) -> Frame:
+def frame_of(request: fx.Request) -> Frame:
+    """The frame that asks for it, without its id. Configurations are the translator's own."""
     match request:
-        case fx.Configure(config, tools, only):
-            return build_session_update(config, tools, only)
         case fx.AddUserText(text):
             return _item_create(_message("user", text))
         case fx.AddContext(text):
@@ -579,4 +581,15 @@ class OpenAI:
 
     def write(self, event_id: str, request: fx.Request) -> Frame:
         """The frame that asks for it."""
-        return {**_frame(request), "event_id": event_id}
+        match request:
+            case fx.Configure(config, tools, only):
+                frame = self.configure(config, tools, only)
+            case _:
+                frame = frame_of(request)
+        return {**frame, "event_id": event_id}
+
+    def configure(
+        self, config: SessionConfig, tools: Sequence[ToolSpec], only: Sequence[str] | None
+    ) -> Frame:
+        """The frame that sets the session up, or changes these fields of it."""
+        return build_session_update(config, tools, only)

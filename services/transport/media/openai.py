@@ -41,7 +41,10 @@ _encoder = msgspec.json.Encoder()
 class OpenAI:
     """The piece of this vendor."""
 
-    name = "openai"
+    def __init__(self, name: str = "openai", intent: str | None = None) -> None:
+        """`intent` transcription: sessions that only write down; they are dialled without model."""
+        self.name = name
+        self._intent = intent
 
     def look(self, text: str) -> Piece | None:
         """What the frame holds for the media plane, or None: then it is the session's alone.
@@ -75,7 +78,8 @@ class OpenAI:
 
     def address(self, url: str, model: str | None) -> Address:
         """Where to dial. Raises BadAddress."""
-        return address(url, {"model": model} if model else {})
+        query = {"intent": self._intent} if self._intent else {"model": model} if model else {}
+        return address(url, query)
 
     def headers(self, key: str | None) -> dict[str, str]:
         """What the handshake carries: the key goes here and nowhere else."""

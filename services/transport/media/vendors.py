@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from voicebus.services.transport.media.address import Address
+from voicebus.services.transport.media.azure import Azure
 from voicebus.services.transport.media.openai import OpenAI
 from voicebus.services.transport.media.pieces import Piece
 
@@ -29,4 +30,13 @@ class Media(Protocol):
         ...
 
 
-VENDORS: dict[str, Media] = {"openai": OpenAI()}
+VENDORS: dict[str, Media] = {
+    one.name: one
+    for one in (
+        OpenAI(),
+        OpenAI("openai-transcription", intent="transcription"),
+        Azure(),
+        Azure("azure-transcription", intent="transcription"),
+        OpenAI("xai"),
+    )
+}

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from voicebus.bus.messages.commands import OnInterrupt, SessionConfig
 from voicebus.bus.messages.events import (
+    Error,
     Interrupted,
     SessionClosed,
     ToolCallCompleted,
@@ -101,8 +102,6 @@ class Conversations(RuleBasedStateMachine):
         self.started: set[str] = set()
         self.submitted: dict[str, str] = {}
         self.closed = False
-        self.unasked = 0
-        """Creates for the default conversation that the provider has not answered yet."""
         self.new_connection()
         self.collect()
         self.everything_arrives()
@@ -118,7 +117,8 @@ class Conversations(RuleBasedStateMachine):
         self.written: dict[str, list[i.Item]] = {}
         self.events.clear()
         self.requests.clear()
-        self.unasked = 0
+        self.unanswered: set[str] = set()
+        """Creates for the default conversation that the provider has not answered yet."""
 
     def id(self, kind: str) -> str:
         self.ids[kind] += 1
@@ -163,6 +163,8 @@ class Conversations(RuleBasedStateMachine):
                 assert call_id in self.started
             case SessionClosed():
                 self.closed = True
+            case Error(code="provider_silent"):
+                self.unanswered.clear()  # given up; its late response is cancelled
             case Interrupted(responses=responses, calls=calls):
                 assert len(set(responses)) == len(responses)
                 assert set(calls) <= self.started
@@ -173,10 +175,10 @@ class Conversations(RuleBasedStateMachine):
         self.requests.append(ask)
         if isinstance(ask.request, fx.CreateResponse):
             if ask.request.overrides.get("conversation") != "none":
-                self.unasked += 1
                 # Before the first echo a response of the provider's own may be taken for ours.
-                certain = self.stage.state.echoes
-                assert self.unasked <= 1 or not certain, "two default creates at once"
+                if self.stage.state.echoes:
+                    self.unanswered.add(ask.event_id)
+                assert len(self.unanswered) <= 1, "two default creates at once"
         elif isinstance(ask.request, fx.TruncateItem):
             key = (ask.request.item_id, ask.request.content_index)
             self.truncated[key] += 1
@@ -209,7 +211,7 @@ class Conversations(RuleBasedStateMachine):
                     self.events.append(i.ProviderSessionUpdated(session={}))
             case fx.CreateResponse(tag=tag, overrides=overrides):
                 apart = overrides.get("conversation") == "none"
-                self.unasked -= not apart
+                self.unanswered.discard(ask.event_id)
                 if not apart and False in self.active.values():
                     refused("conversation_already_has_active_response", "already_active")
                 elif refuse:
@@ -249,10 +251,17 @@ class Conversations(RuleBasedStateMachine):
         return r
 
     def finish(
-        self, r: str, status: i.ResponseStatus, reason: str | None = None, **more: bool
+        self,
+        r: str,
+        status: i.ResponseStatus,
+        reason: str | None = None,
+        *,
+        rate_limited: bool = False,
     ) -> None:
         apart = self.active.pop(r)
-        self.events.append(done(r, status, reason, out_of_band=apart, tokens=3, **more))
+        self.events.append(
+            done(r, status, reason, tokens=3, out_of_band=apart, rate_limited=rate_limited)
+        )
 
     @precondition(lambda self: self.events)
     @rule(count=st.integers(1, 8))

@@ -1,0 +1,99 @@
+"""xAI's Grok voice: the GA dialect with differences.
+
+Voice and turn detection stand at the top of the session. The caller's words come cumulative and may
+be corrected. Several events are missing, among them some ends of responses, which the core's
+watchdogs make up. Tools that xAI runs itself look like calls and are nobody's to answer.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec.structs import replace
+
+from voicebus.bus.messages.commands import SessionConfig
+from voicebus.bus.messages.work import ToolSpec
+from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core.capabilities import Capabilities
+from voicebus.services.session.providers.openai import Frame, OpenAI, build_session_update
+
+TRANSCRIPTION = {"model": "grok-transcribe"}
+SERVER_TOOLS = frozenset(
+    {"web_search", "x_search", "file_search", "collections_search", "code_interpreter", "mcp"}
+)
+"""What xAI runs itself and shows as a call."""
+_WORDS = "conversation.item.input_audio_transcription."
+
+
+class XAI(OpenAI):
+    """The translator."""
+
+    name = "xai"
+    default_model = "grok-voice-latest"
+    capabilities = Capabilities(
+        semantic_turn_detection=False,
+        transcription_sessions=False,
+        rate_limit_events=False,
+        resume=True,
+        longest_session_s=3600.0,
+    )
+
+    def read(self, frame: Frame, now_us: int) -> list[i.AnyInput]:
+        """What a frame means to us; nothing for what we do not know."""
+        kind = frame.get("type")
+        if kind == "conversation.created":
+            # It may be the only introduction there is.
+            return [i.ProviderSessionCreated(now_us=now_us)]
+        if kind == _WORDS + "updated":
+            return _so_far(super().read({**frame, "type": _WORDS + "completed"}, now_us))
+        found = super().read(frame, now_us)
+        if kind == _WORDS + "completed" and frame.get("status") == "in_progress":
+            return _so_far(found)
+        return [_ours(one) for one in found if not _is_server_tool(one)]
+
+    def configure(
+        self, config: SessionConfig, tools: Sequence[ToolSpec], only: Sequence[str] | None
+    ) -> Frame:
+        """Its own places for voice and turn detection; the nested ones are not honoured."""
+        frame = build_session_update(config, tools, only, transcription=TRANSCRIPTION)
+        session: dict[str, Any] = frame["session"]
+        audio = {side: dict(part) for side, part in session.pop("audio", {}).items()}
+        for side, field in (("output", "voice"), ("input", "turn_detection")):
+            if field in audio.get(side, {}):
+                session[field] = audio[side].pop(field)
+        kept = {side: part for side, part in audio.items() if part}
+        if kept:
+            session["audio"] = kept
+        return frame
+
+
+def _so_far(found: list[i.AnyInput]) -> list[i.AnyInput]:
+    return [
+        replace(one, final=False, cumulative=True, usage=None)
+        for one in found
+        if isinstance(one, i.UserWords)
+    ]
+
+
+def _is_server_tool(found: i.AnyInput) -> bool:
+    item = getattr(found, "item", None)
+    return isinstance(item, i.Item) and _is_foreign(item)
+
+
+def _is_foreign(item: i.Item) -> bool:
+    return item.type == "function_call" and (item.name or "").split(".")[0] in SERVER_TOOLS
+
+
+def _ours(found: i.AnyInput) -> i.AnyInput:
+    match found:
+        case i.ResponseDone(output=output):
+            return replace(found, output=[item for item in output if not _is_foreign(item)])
+        case i.ProviderRefused(meaning="other", message=message):
+            # Its codes are others than OpenAI's; the words are much the same.
+            words = message.lower()
+            if "active response" in words and "no active" not in words:
+                return replace(found, meaning="already_active")
+            if "no active response" in words or "cancellation failed" in words:
+                return replace(found, meaning="benign")
+            return found
+        case _:
+            return found
