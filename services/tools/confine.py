@@ -68,16 +68,6 @@ def die_with_parent(*, really: bool = True) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if really else 0, 0, 0, 0)
 
 
-def hurry(pid: int) -> None:
-    """Give a process that is about to be ended the CPU time that dying takes.
-
-    On a busy machine one that runs only when nothing else wants to takes seconds to die.
-    """
-    if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(OSError):
-            os.sched_setscheduler(pid, os.SCHED_OTHER, os.sched_param(0))
-
-
 def name_process(name: str) -> None:
     """What `ps -o comm` and `top` show, at most 15 bytes. Linux only."""
     if sys.platform == "linux":

@@ -24,6 +24,7 @@ def serve(
     control: socket.socket, tools: dict[str, toolbox.Tool], limits: runner.Limits
 ) -> Callable[[], None] | None:
     """Fork on demand until the host is gone. In a forked child: returns what it is to run."""
+    server = os.getpid()
     children: dict[int, int] = {}  # number -> pid
     reported: set[int] = set()
     splitter = pipe.Splitter()

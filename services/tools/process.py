@@ -168,8 +168,6 @@ class RunnerProcess:
         """To the runner, or to it and all that it started. Its id is ours until it is reaped."""
         if self.pid is None:
             return
-        if number in (signal.SIGTERM, signal.SIGKILL) and self.ended is None:
-            confine.hurry(self.pid)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             if group:
                 os.killpg(self.pid, number)

@@ -54,12 +54,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def main(
-    tools: dict[str, Tool], limits: Limits, *, is_async: bool, descriptors: list[int]
+    tools: dict[str, Tool],
+    limits: Limits,
+    *,
+    is_async: bool,
+    descriptors: list[int],
+    parent: int,
 ) -> NoReturn:
-    """What a freshly forked child does. Never returns."""
+    """What a freshly forked child of `parent` does. Never returns."""
     code = 1
     try:
-        parent = os.getppid()
         os.setsid()
         confine.die_with_parent()
         if os.getppid() != parent:
