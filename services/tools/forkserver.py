@@ -65,7 +65,9 @@ def serve(
                 for fd in (wake_read, wake_write, *waiting):
                     os.close(fd)
                 control.close()
-                return lambda: runner.main(tools, limits, is_async=order.is_async, descriptors=mine)
+                return lambda: runner.main(
+                    tools, limits, is_async=order.is_async, descriptors=mine, parent=server
+                )
             for fd in mine:
                 os.close(fd)
             children[order.number] = pid
