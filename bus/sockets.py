@@ -236,8 +236,8 @@ class Sockets:
         self, *, failed: Callable[[Exception], None] | None = None, io_threads: int = 1
     ) -> None:
         """Make it inside the running loop. `failed` is told of an exception in a handler."""
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads)
         self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads)
         self.bound: list[Path] = []
         self._open: set[Socket] = set()
         self._failed = failed

@@ -271,6 +271,8 @@ class ToolCallFailed(Message, frozen=True, kw_only=True):
     signal: str | None = None
     stderr_tail: str | None = None
     duration_ms: float | None = None
+    cancel_seen_us: int | None = None
+    """Unix microseconds when the running tool saw that it should stop, if it looked."""
 
 
 class ToolCallLateResult(Message, frozen=True, kw_only=True):

@@ -62,4 +62,5 @@ def from_pool(
                 result=message.result,
                 failure=message.failure,
                 duration_ms=message.duration_ms,
+                cancel_seen_us=message.cancel_seen_us,
             )

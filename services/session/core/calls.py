@@ -224,6 +224,7 @@ def ended(d: Draft, event: i.ToolEnded) -> None:
         result=event.result,
         failure=event.failure,
         duration_ms=event.duration_ms,
+        cancel_seen_us=event.cancel_seen_us,
     )
     _settle(d, call.response_id)
 
@@ -249,6 +250,7 @@ def _end(
     result: Any = None,
     failure: Failure | None = None,
     duration_ms: float | None = None,
+    cancel_seen_us: int | None = None,
 ) -> None:
     failure = failure or Failure(message="")
     output = _ok_text(result) if status == "ok" else _failure_text(call, status, failure)
@@ -274,6 +276,7 @@ def _end(
                 signal=failure.signal,
                 stderr_tail=failure.stderr_tail,
                 duration_ms=duration_ms,
+                cancel_seen_us=cancel_seen_us,
             )
         )
     if call.told == "placeholder" or (call.told == "deleted" and _must_be_known(call, status)):

@@ -330,6 +330,7 @@ class ToolEnded(Input, frozen=True, kw_only=True):
     result: Any = None
     failure: Failure | None = None
     duration_ms: float | None = None
+    cancel_seen_us: int | None = None
 
 
 AnyInput = (
