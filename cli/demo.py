@@ -170,6 +170,7 @@ def _sum_up(notes: Notebook, reply_s: float, console: Console) -> None:
         ("end of speech to first sound", notes.to_first_sound_ms(QUESTION)),
         ("interrupting voice to silence", from_voice),
         ("provider's report of speech to silence", from_report),
+        ("interrupt to tool saw it", notes.tool_saw_ms()),
         ("interrupt to tool stopped", notes.tool_stopped_ms()),
     ]
     console.print("\n[bold]Times[/]")

@@ -40,6 +40,8 @@ class ToolRun:
     outcome: str = "is still running"
     duration_ms: float | None = None
     is_cancelled: bool = False
+    saw_cancel_us: int | None = None
+    """When the tool's own code saw that it should stop."""
 
 
 @dataclass
@@ -122,6 +124,7 @@ class Notebook:
                 run = self.tools[call]
                 run.ended_us, run.duration_ms = event.at_us, failed.duration_ms
                 run.is_cancelled = failed.reason == "cancelled"
+                run.saw_cancel_us = failed.cancel_seen_us
                 run.outcome = f"{failed.reason}: {failed.error}"
             case _:
                 pass
@@ -173,11 +176,21 @@ class Notebook:
 
     def tool_stopped_ms(self) -> float | None:
         """From the interruption to the outcome of the tool that it stopped."""
-        cancelled = [run.ended_us for run in self.tools.values() if run.is_cancelled]
-        if not cancelled or cancelled[0] is None:
+        return self._since_interrupt(
+            [run.ended_us for run in self.tools.values() if run.is_cancelled]
+        )
+
+    def tool_saw_ms(self) -> float | None:
+        """From the interruption to the moment at which the tool's own code saw it."""
+        return self._since_interrupt(
+            [run.saw_cancel_us for run in self.tools.values() if run.is_cancelled]
+        )
+
+    def _since_interrupt(self, moments: list[int | None]) -> float | None:
+        if not moments or moments[0] is None:
             return None
-        before = [at for at in self.interrupted_at if at <= cancelled[0]]
-        return _span(before[-1] if before else None, cancelled[0])
+        before = [at for at in self.interrupted_at if at <= moments[0]]
+        return _span(before[-1] if before else None, moments[0])
 
 
 def spoken(line: Line) -> tuple[str, str]:

@@ -41,7 +41,12 @@ def interrupted_story() -> Notebook:
         event(events.Interrupted(turn_id="r2", reason="barge_in", responses=["r2"]), 8_090_000)
     )
     cancelled = events.ToolCallFailed(
-        call_id="c2", name="search", reason="cancelled", error="", duration_ms=2594.0
+        call_id="c2",
+        name="search",
+        reason="cancelled",
+        error="",
+        duration_ms=2594.0,
+        cancel_seen_us=8_093_000,
     )
     notes.note(event(cancelled, 8_094_000))
     heard = events.AssistantHeard(
@@ -57,6 +62,7 @@ def test_the_times_are_between_what_was_seen() -> None:
     assert notes.to_first_sound_ms(0) == 750.0
     assert notes.silence_ms(2) == (82.0, 2.0)
     assert notes.tool_stopped_ms() == 4.0
+    assert notes.tool_saw_ms() == 3.0
 
 
 def test_what_was_not_measured_is_not_invented() -> None:
@@ -66,6 +72,7 @@ def test_what_was_not_measured_is_not_invented() -> None:
     assert notes.to_first_sound_ms(1) is None
     assert notes.silence_ms(0) == (None, None)
     assert notes.tool_stopped_ms() is None
+    assert notes.tool_saw_ms() is None
     assert (milliseconds(None), milliseconds(1.25)) == ("-", "1.2 ms")
 
 
