@@ -15,9 +15,9 @@ from voicebus.bus.planes import PLANES, Plane, key_of
 PARAMETERS = {
     "session_id": "s<shard>-<26 lower-case characters>: its sockets follow from it",
     "kind": "the kind of event, such as user_transcript",
-    "what": "interrupt, call or close; on the system lane: state, refused, …",
+    "what": "interrupt, call or close; on the system lane: state, refused, process, …",
     "provider_type": "the provider's own name of the frame",
-    "role": "session, transport, dispatcher, toolhost, relay, …",
+    "role": "session, transport, dispatcher, toolhost, relay, health, …",
     "instance": "which one of several, from 0",
     "subscription": "the very string subscribed",
     "client": "the name of your key at the relay",

@@ -93,6 +93,7 @@ class Endpoints:
             "transport": transports,
             "dispatcher": 1,
             "toolhost": toolhosts,
+            "health": 1,
         }
         for role, count in counts.items():
             for n in range(count):

@@ -152,7 +152,11 @@ PLANES: tuple[Plane, ...] = (
         address="system/{role}/{instance}/{what}",
         frames=("topic", "header"),
         file="system.json",
-        messages={"state": system.State, "refused": sound.SoundRefused},
+        messages={
+            "state": system.State,
+            "refused": sound.SoundRefused,
+            "process": system.ProcessReport,
+        },
         why="each process says how it is by itself: nobody has to be asked, and who is silent is "
         "known to hang",
     ),

@@ -15,7 +15,7 @@ from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages.system import State
 from voicebus.cli import processes, stack
 from voicebus.cli.plan import Wish
-from voicebus.cli.supervisor import Supervisor
+from voicebus.services.supervisor import Supervisor
 
 LOG_LINES = 50
 

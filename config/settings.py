@@ -108,6 +108,23 @@ class SimulatorSettings(Settings, frozen=True, kw_only=True):
     """auto, on or off."""
 
 
+class HealthSettings(Settings, frozen=True, kw_only=True):
+    """Section `health`."""
+
+    silent_s: Seconds = 3.0
+    """A process that has said nothing for so long is frozen; 0 turns the watch off."""
+    starved_s: Seconds = 10.0
+    """The same for one that wants to run and gets no processor, or waits for the disk."""
+    start_s: Seconds = 60.0
+    """How long a process may take until it says its first word."""
+    grace_s: Seconds = 1.0
+    """Between being told to say where it hangs, and being killed."""
+    transport_grace_s: Seconds = 10.0
+    """The same for a transport: its death costs a turn of each of its conversations."""
+    revive_s: Seconds = 30.0
+    """After that a program that supervisord has given up is started again."""
+
+
 SECTIONS: dict[str, type[Settings]] = {
     "cell": CellSettings,
     "session": SessionSettings,
@@ -115,4 +132,5 @@ SECTIONS: dict[str, type[Settings]] = {
     "dispatcher": DispatcherSettings,
     "toolhost": ToolhostSettings,
     "simulator": SimulatorSettings,
+    "health": HealthSettings,
 }

@@ -14,6 +14,7 @@ Exit codes: 0 stopped as asked · 1 failed · 2 bad settings · 3 another proces
 import argparse
 import asyncio
 import contextlib
+import faulthandler
 import logging
 import os
 import signal
@@ -40,6 +41,8 @@ S = TypeVar("S", bound=Settings)
 Phase = Literal["starting", "ready", "draining", "failing", "stopped"]
 
 BEACON_S = 1.0
+LAG_LOOK_S = 0.25
+"""How often it is looked at how late the loop is."""
 
 
 class CannotStart(RuntimeError):
@@ -59,6 +62,8 @@ class Runtime(Generic[S]):
         self.endpoints = endpoints
         self.inc = ids.incarnation()
         self.stopping = asyncio.Event()
+        self.is_leaving = False
+        """Told by SIGUSR2: take nothing new, go on with what is there; a stop will follow."""
         self.counters: dict[str, int] = {}
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(role).bind(instance=instance)
         self._failure: BaseException | None = None
@@ -66,6 +71,7 @@ class Runtime(Generic[S]):
         self._phase: Phase = "starting"
         self._why: str | None = "it has just been started"
         self._since_us = _now_us()
+        self._lag_s = 0.0
         self._state: Publisher = self.sockets.publisher(
             endpoints.state(role, instance), self._subscribed
         )
@@ -120,6 +126,7 @@ class Runtime(Generic[S]):
             why=self._why,
             since_us=self._since_us,
             at_us=_now_us(),
+            lag_ms=round(self._lag_s * 1000, 1),
             counters=self.counters,
         )
         self._state.publish(topics.system(self.role, self.instance, "state"), [encode(state)])
@@ -129,16 +136,27 @@ class Runtime(Generic[S]):
         supervised = "SUPERVISOR_ENABLED" in os.environ
         while True:
             self._beacon()
+            self._lag_s = 0.0
             if supervised and os.getppid() != parent:
                 # A second supervisord would start a second set beside us.
                 self.log.warning("supervisor.gone")
                 self.stopping.set()
-            await asyncio.sleep(BEACON_S)
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Until the next beacon, noting how late the loop is meanwhile."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + BEACON_S
+        while (now := loop.time()) < until:
+            due = min(now + LAG_LOOK_S, until)
+            await asyncio.sleep(due - now)
+            self._lag_s = max(self._lag_s, loop.time() - due)
 
     async def _serve(self, serve: Callable[["Runtime[S]"], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
+        loop.add_signal_handler(signal.SIGUSR2, self._leave)
         telling = asyncio.create_task(self._tell())
         try:
             await serve(self)
@@ -148,6 +166,11 @@ class Runtime(Generic[S]):
             self.sockets.close()
         if self._failure is not None:
             raise self._failure
+
+    def _leave(self) -> None:
+        if not self.is_leaving:
+            self.is_leaving = True
+            self._enter("draining", "nothing new is taken; what is there goes on to its end")
 
     def _stop(self, number: int) -> None:
         if self.stopping.is_set():
@@ -163,6 +186,8 @@ def run(
     """Run a service until it is told to stop; never returns."""
     arguments = _arguments(settings, role)
     instance = int(arguments.pop("instance") or 0)
+    # Where each thread is, into the log: asked for before a process that hangs is killed.
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     try:
         cell, own = loader.load(settings, loader.current_environment(), arguments)
         endpoints = Endpoints(cell.run)

@@ -18,8 +18,32 @@ class State(Message, frozen=True, kw_only=True):
     """What is missing, in a sentence, unless ready."""
     since_us: int
     at_us: int
+    lag_ms: float = 0.0
+    """How late its loop was at most since the last of these: a busy process is late, a frozen one
+    silent."""
     counters: dict[str, int] = {}
     """What was dropped or refused so far, by name."""
 
 
-SYSTEM = registry(State)
+class ProcessReport(Message, frozen=True, kw_only=True):
+    """What the health listener saw happen to a process, on `system/health/0/process`."""
+
+    v: int = 1
+    inc: str
+    """The health listener's own incarnation."""
+    process: str
+    """`session-0`, …; `supervisord` for the one above all."""
+    pid: int | None = None
+    what: Literal["died", "restarted", "frozen", "recovered", "killed", "given_up", "revived"]
+    why: str | None = None
+    """In a sentence, for people."""
+    exit_code: int | None = None
+    """Of `died`, unless it was a signal."""
+    signal: str | None = None
+    """Of `died`: SIGKILL, …"""
+    silent_ms: float | None = None
+    """Of `frozen` and `recovered`: for how long nothing was heard of it."""
+    at_us: int
+
+
+SYSTEM = registry(State, ProcessReport)

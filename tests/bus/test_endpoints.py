@@ -21,6 +21,7 @@ def test_every_socket_has_the_name_that_the_protocol_fixes() -> None:
         "transport-0.state": "ipc:///run/v/transport-0.state",
         "dispatcher-0.state": "ipc:///run/v/dispatcher-0.state",
         "toolhost-0.state": "ipc:///run/v/toolhost-0.state",
+        "health-0.state": "ipc:///run/v/health-0.state",
     }
 
 

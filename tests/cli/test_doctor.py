@@ -5,7 +5,7 @@ import pytest
 
 from voicebus.cli import doctor, stack
 from voicebus.cli.doctor import Finding
-from voicebus.cli.supervisor import Supervisor
+from voicebus.services.supervisor import Supervisor
 
 Start = Callable[..., stack.StackStatus]
 

@@ -17,7 +17,7 @@ from voicebus.cli.problems import Problem
 from voicebus.services.supervisor import Supervisor
 
 Start = Callable[..., stack.StackStatus]
-ROLES = ["simulator-0", "transport-0", "session-0", "dispatcher-0", "toolhost-0"]
+ROLES = ["simulator-0", "transport-0", "session-0", "dispatcher-0", "toolhost-0", "health-0"]
 
 
 def test_starting_returns_when_every_process_is_ready(start: Start, run_dir: Path) -> None:

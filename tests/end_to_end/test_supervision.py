@@ -15,7 +15,7 @@ from voicebus.cli.plan import Wish
 from voicebus.cli.problems import Problem
 from voicebus.cli.testing import Stack, running
 
-ROLES = ("simulator-0", "transport-0", "session-0", "dispatcher-0", "toolhost-0")
+ROLES = ("simulator-0", "transport-0", "session-0", "dispatcher-0", "toolhost-0", "health-0")
 
 
 def test_everything_starts_and_is_ready(shared_stack: Stack) -> None:

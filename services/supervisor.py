@@ -1,6 +1,7 @@
 """Talks to supervisord over its Unix socket: XML-RPC with a time limit on every answer."""
 
 import http.client
+import signal
 import socket
 import xmlrpc.client
 from pathlib import Path
@@ -59,8 +60,9 @@ class _Transport(xmlrpc.client.Transport):
 class Supervisor:
     """The supervisord of one run folder."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, *, answer_s: float = ANSWER_S) -> None:
         self._path = run_dir / SOCKET
+        self._answer_s = answer_s
 
     def pid(self) -> int | None:
         """Its process, None if none listens. Raises Silent."""
@@ -75,18 +77,27 @@ class Supervisor:
         """All programs by name, in the order of their start. Raises Silent, OSError."""
         # supervisord answers in alphabetical order; its configuration knows the priorities.
         priority = {one["name"]: one["process_prio"] for one in self._configured()}
+        found = sorted(self.now().values(), key=lambda one: (priority.get(one.name, 999), one.name))
+        return {one.name: one for one in found}
+
+    def poke(self) -> None:
+        """Nothing but a reason to wake up: supervisord looks after its children when it does."""
+        self._call("supervisor.getState")
+
+    def now(self) -> dict[str, Program]:
+        """All programs by name, in no order; cheaper. Raises Silent, OSError."""
         found = [
             Program(
                 name=one["name"],
                 state=one["statename"],
                 pid=one["pid"],
                 problem=one["spawnerr"],
-                log=Path(one["stdout_logfile"]),
+                # A listener's standard output is its protocol.
+                log=Path(one["stdout_logfile"] or one["stderr_logfile"]),
                 running_s=max(0, one["now"] - one["start"]) if one["pid"] else 0,
             )
             for one in self._call("supervisor.getAllProcessInfo")
         ]
-        found.sort(key=lambda one: (priority.get(one.name, 999), one.name))
         return {one.name: one for one in found}
 
     def wanted(self) -> set[str]:
@@ -105,6 +116,10 @@ class Supervisor:
             if fault.faultCode != NOT_RUNNING:
                 raise
 
+    def send_signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to one program that runs. Raises Silent, OSError, Fault."""
+        self._call("supervisor.signalProcess", name, number.name.removeprefix("SIG"))
+
     def shut_down(self) -> None:
         """Tell supervisord to stop everything and to end. Does not wait."""
         self._call("supervisor.shutdown")
@@ -113,8 +128,8 @@ class Supervisor:
         configured: list[dict[str, Any]] = self._call("supervisor.getAllConfigInfo")
         return configured
 
-    def _call(self, method: str, *arguments: Any, within_s: float = ANSWER_S) -> Any:
-        transport = _Transport(self._path, within_s)
+    def _call(self, method: str, *arguments: Any, within_s: float | None = None) -> Any:
+        transport = _Transport(self._path, self._answer_s if within_s is None else within_s)
         try:
             with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
                 return getattr(proxy, method)(*arguments)

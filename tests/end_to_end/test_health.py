@@ -1,0 +1,135 @@
+"""Frozen, stuck, dead: the health listener names it and the cell is whole again."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from tests.end_to_end.cells import SCENARIO
+from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.support import measured, scene
+from voicebus.bus.messages.system import ProcessReport
+from voicebus.bus.sockets import Sockets
+from voicebus.cli import stack as stacks
+from voicebus.cli.testing import Stack
+
+ROLES = ("simulator-0", "transport-0", "session-0", "dispatcher-0", "toolhost-0")
+
+
+class Reports:
+    """What the listener tells."""
+
+    def __init__(self) -> None:
+        self.all: list[ProcessReport] = []
+        self._changed = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def heard(self, frames: list[bytes]) -> None:
+        with contextlib.suppress(msgspec.ValidationError):
+            self.all.append(msgspec.json.decode(frames[1], type=ProcessReport))
+        self._changed.set()
+
+    async def of(self, process: str, what: str, within_s: float = 20.0) -> ProcessReport:
+        """The first of that kind."""
+        async with asyncio.timeout(within_s):
+            while True:
+                for one in self.all:
+                    if (one.process, one.what) == (process, what):
+                        return one
+                self._changed.clear()
+                await self._changed.wait()
+
+    async def listening(self) -> None:
+        """Until the listener has been heard once."""
+        await self._changed.wait()
+
+
+@contextlib.asynccontextmanager
+async def reports(cell: Stack) -> AsyncIterator[Reports]:
+    one = Reports()
+    with Sockets() as sockets:
+        sockets.subscriber([cell.endpoints.state("health", 0)], [b"system/health/"], one.heard)
+        async with asyncio.timeout(10):
+            await one.listening()
+        yield one
+
+
+def test_whoever_is_frozen_is_named_and_goes_on(start_stack: StartStack) -> None:
+    cell = start_stack(scenario=SCENARIO)
+    before = cell.pids()
+    found: list[ProcessReport] = []
+
+    async def story() -> None:
+        async with scene(cell) as one, reports(cell) as told:
+            caller = await one.caller()
+            await caller.turn("short tone")
+            begun = asyncio.get_running_loop().time()
+            for name in ROLES:
+                cell.kill(name, signal.SIGSTOP)
+            found.extend([await told.of(name, "frozen") for name in ROLES])
+            measured(
+                "stop of five processes to the last being found",
+                (asyncio.get_running_loop().time() - begun) * 1000,
+            )
+            for name in ROLES:
+                await told.of(name, "recovered")
+            await caller.turn("short tone")
+
+    asyncio.run(story())
+
+    assert [(one.process, one.pid) for one in found] == [(name, before[name]) for name in ROLES]
+    assert all("stopped" in (one.why or "") for one in found)
+    assert cell.pids() == before
+    assert stacks.status(cell.run_dir).is_ready
+
+
+def test_a_session_process_that_stays_frozen_is_replaced_and_its_caller_goes_on(
+    start_stack: StartStack,
+) -> None:
+    cell = start_stack(scenario=SCENARIO)
+
+    async def story() -> None:
+        async with scene(cell) as one, reports(cell) as told:
+            caller = await one.caller()
+            await caller.turn("short tone")
+            pid = cell.pids()["session-0"]
+            stopping = asyncio.create_task(_keep_stopped(pid))
+            killed = await told.of("session-0", "killed")
+            await stopping
+            back = await told.of("session-0", "restarted")
+            await caller.turn("short tone")
+
+            assert killed.pid == pid
+            assert back.pid == cell.pids()["session-0"] != pid
+            assert not caller.found("session_reconnecting")
+
+    asyncio.run(story())
+
+
+async def _keep_stopped(pid: int) -> None:
+    """Undo whatever wakes it, until it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(0.01)
+
+
+def test_a_killed_process_is_back_before_supervisord_would_have_looked(
+    start_stack: StartStack,
+) -> None:
+    cell = start_stack(scenario=SCENARIO)
+
+    async def story() -> None:
+        async with reports(cell) as told:
+            for name in ROLES[1:]:
+                pid = cell.kill(name)
+                died = await told.of(name, "died")
+                back = await told.of(name, "restarted")
+                measured(f"{name}: death told to successor ready", (back.at_us - died.at_us) / 1000)
+
+                assert (died.pid, died.signal) == (pid, "SIGKILL")
+
+    asyncio.run(story())
