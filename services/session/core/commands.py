@@ -15,7 +15,9 @@ from voicebus.services.session.core.turn_taking import provider_responds
 EARLY_LIMIT = 32
 """Commands that may wait for the provider's first confirmation."""
 ANSWERED = frozenset({"send_text", "create_response"})
-"""Commands that want an answer of the model's."""
+"""Commands that are nothing without an answer of the model's."""
+WANTING = ANSWERED | {"commit_audio"}
+"""Commands after which a response may have to wait for its turn."""
 GIVEN_LIMIT = 8
 """Images and other items that a new connection is told again; older ones are left out."""
 AT_ONCE = frozenset({"interrupt", "close", "report_playback"})
@@ -41,6 +43,14 @@ def handle(d: Draft, event: i.Commanded) -> None:
             )
         else:
             d.s.early = (*d.s.early, event)
+        return
+    if event.command in WANTING and responses.is_full(d):
+        d.refuse(
+            event.command_id,
+            "busy",
+            f"{responses.QUEUE_LIMIT} responses already wait for their turn; interrupt drops them",
+            after_ms=1000,
+        )
         return
     _perform(d, event)
 

@@ -42,6 +42,8 @@ RETRY_LIMIT = 3
 """How often a response that failed by a rate limit is asked for again."""
 RETRY_MS = 1_000
 """How long a retry waits when the provider does not say."""
+QUEUE_LIMIT = 32
+"""Creates of clients that may wait for their turn; one more is refused."""
 REMEMBERED = 8
 """Responses that are over and still known, so that their late events are recognised."""
 
@@ -78,6 +80,11 @@ def want(
     )
     d.s.queue = (*d.s.queue, create)
     pump(d)
+
+
+def is_full(d: Draft) -> bool:
+    """Whether so many creates wait that another one is refused."""
+    return len(d.s.queue) >= QUEUE_LIMIT
 
 
 def _tag(d: Draft) -> str:

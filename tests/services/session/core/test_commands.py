@@ -4,7 +4,7 @@ import pytest
 
 from voicebus.bus.messages.commands import ServerVad, SessionConfig
 from voicebus.bus.messages.events import Error
-from voicebus.services.session.core import commands
+from voicebus.services.session.core import commands, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.capabilities import Capabilities
@@ -70,6 +70,18 @@ def test_a_malformed_early_command_is_refused_when_its_turn_comes() -> None:
     stage.command("send_text", words="wrong field")
 
     assert replies(opened(stage)) == {"send_text-1": "bad_request"}
+
+
+def test_only_so_many_responses_wait_for_their_turn() -> None:
+    stage = Stage()
+    stage.play(created("busy"))
+    for _ in range(responses.QUEUE_LIMIT):
+        assert list(replies(stage.command("create_response")).values()) == ["ok"]
+
+    effects = stage.command("send_text", text="one too many")
+
+    assert list(replies(effects).values()) == ["busy"]
+    assert requests(effects) == []
 
 
 # --- each command -----------------------------------------------------------------------------

@@ -13,7 +13,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from voicebus.bus.messages.commands import OnInterrupt, SessionConfig
 from voicebus.bus.messages.events import (
-    Error,
     Interrupted,
     SessionClosed,
     ToolCallCompleted,
@@ -24,6 +23,7 @@ from voicebus.bus.messages.events import (
 from voicebus.bus.messages.work import Status
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core import responses
 from voicebus.services.session.core.state import State
 from voicebus.services.session.core.step import step
 from voicebus.services.session.testing import (
@@ -55,7 +55,8 @@ class CheckedStage(Stage):
     def __init__(self, config: SessionConfig) -> None:
         self.inputs: list[i.AnyInput] = []
         self.all: list[fx.Effect] = []
-        self.new: deque[fx.Effect] = deque()
+        self.new: deque[tuple[int, fx.Effect]] = deque()
+        """Effects nobody has looked at, and when they were decided."""
         super().__init__(config, TOOLS, ["mine"], ready=False)
 
     def play(self, *inputs: i.AnyInput) -> list[fx.Effect]:
@@ -71,7 +72,7 @@ class CheckedStage(Stage):
             self.inputs.append(msgspec.json.decode(msgspec.json.encode(timed), type=i.AnyInput))
             caused.extend(effects)
         self.all.extend(caused)
-        self.new.extend(caused)
+        self.new.extend((self.now_us, effect) for effect in caused)
         return caused
 
 
@@ -117,8 +118,8 @@ class Conversations(RuleBasedStateMachine):
         self.written: dict[str, list[i.Item]] = {}
         self.events.clear()
         self.requests.clear()
-        self.unanswered: set[str] = set()
-        """Creates for the default conversation that the provider has not answered yet."""
+        self.unanswered: dict[str, int] = {}
+        """Creates for the default conversation that the provider has not answered, since when."""
 
     def id(self, kind: str) -> str:
         self.ids[kind] += 1
@@ -129,7 +130,7 @@ class Conversations(RuleBasedStateMachine):
     def collect(self) -> None:
         """Look at new effects: count, check, and hand on."""
         while self.stage.new:
-            effect = self.stage.new.popleft()
+            at_us, effect = self.stage.new.popleft()
             match effect:
                 case fx.Publish(data=data):
                     assert not self.closed, f"{data} after session_closed"
@@ -138,7 +139,7 @@ class Conversations(RuleBasedStateMachine):
                     self.replies[command_id] += 1
                     assert self.replies[command_id] == 1, f"{command_id} was answered twice"
                 case fx.Ask():
-                    self.asked(effect)
+                    self.asked(effect, at_us)
                 case fx.Submit(call_id=call_id, tool=name):
                     assert call_id not in self.submitted, f"{call_id} was submitted twice"
                     self.submitted[call_id] = name
@@ -163,21 +164,24 @@ class Conversations(RuleBasedStateMachine):
                 assert call_id in self.started
             case SessionClosed():
                 self.closed = True
-            case Error(code="provider_silent"):
-                self.unanswered.clear()  # given up; its late response is cancelled
             case Interrupted(responses=responses, calls=calls):
                 assert len(set(responses)) == len(responses)
                 assert set(calls) <= self.started
             case _:
                 pass
 
-    def asked(self, ask: fx.Ask) -> None:
+    def asked(self, ask: fx.Ask, at_us: int) -> None:
         self.requests.append(ask)
         if isinstance(ask.request, fx.CreateResponse):
             if ask.request.overrides.get("conversation") != "none":
                 # Before the first echo a response of the provider's own may be taken for ours.
+                # What nobody answered for ten seconds is given up; its late response is cancelled.
+                given_up_us = at_us - responses.ANNOUNCE_US
+                for event_id, asked_us in tuple(self.unanswered.items()):
+                    if asked_us <= given_up_us:
+                        del self.unanswered[event_id]
                 if self.stage.state.echoes:
-                    self.unanswered.add(ask.event_id)
+                    self.unanswered[ask.event_id] = at_us
                 assert len(self.unanswered) <= 1, "two default creates at once"
         elif isinstance(ask.request, fx.TruncateItem):
             key = (ask.request.item_id, ask.request.content_index)
@@ -211,7 +215,7 @@ class Conversations(RuleBasedStateMachine):
                     self.events.append(i.ProviderSessionUpdated(session={}))
             case fx.CreateResponse(tag=tag, overrides=overrides):
                 apart = overrides.get("conversation") == "none"
-                self.unanswered.discard(ask.event_id)
+                self.unanswered.pop(ask.event_id, None)
                 if not apart and False in self.active.values():
                     refused("conversation_already_has_active_response", "already_active")
                 elif refuse:
@@ -492,7 +496,7 @@ class Conversations(RuleBasedStateMachine):
 
     def settle(self) -> None:
         """Let everything that is under way come to its end."""
-        for _ in range(60):
+        for _ in range(200):
             for r in sorted(self.active):
                 self.finish(r, "completed")
             while self.events or self.requests:
@@ -508,7 +512,10 @@ class Conversations(RuleBasedStateMachine):
             open_calls = [call for call in state.calls.values() if call.phase != "ended"]
             if idle and not open_calls and state.creating is None:
                 return
-        raise AssertionError("the conversation does not come to rest")
+        raise AssertionError(
+            f"the conversation does not come to rest: queue {state.queue}, creating "
+            f"{state.creating}, open calls {open_calls}"
+        )
 
     def teardown(self) -> None:
         if not hasattr(self, "stage"):
