@@ -83,13 +83,15 @@ class Writer:
     async def tidy(self, ended_before_us: int, replies_before_us: int) -> None:
         """Retention and a checkpoint, between batches."""
         loop = asyncio.get_running_loop()
+        pruned = False
         try:
-            await loop.run_in_executor(
+            pruned = await loop.run_in_executor(
                 self._thread, self._journal.prune, ended_before_us, replies_before_us
             )
         except sqlite3.Error as error:
             log.warning("journal.not_pruned", why=str(error))
-        await asyncio.to_thread(self._journal.checkpoint)
+        # The log still holds what the file forgot.
+        await asyncio.to_thread(self._journal.checkpoint, empty_log=pruned)
 
     def retry(self) -> None:
         """Try again what the journal could not take, also when nothing new has come."""

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from voicebus.services.session.journal import Commit, Journal, JournalUnusable, StoredReply
+from voicebus.services.session.journal import (
+    Commit,
+    Journal,
+    JournalUnusable,
+    StoredReply,
+    forget,
+)
 
 LEDGER = b'{"seq":2,"heads":{},"down_n":1,"up_n":0}'
 
@@ -138,3 +144,57 @@ def test_a_file_that_is_no_database_is_named(path: Path) -> None:
 
     with pytest.raises(JournalUnusable, match=r"session-0\.db cannot be used"):
         Journal(path)
+
+
+def bytes_of(path: Path) -> bytes:
+    """Everything that lies on the disk."""
+    return b"".join(one.read_bytes() for one in sorted(path.parent.iterdir()))
+
+
+def fill(journal: Journal, *, ended_us: int | None = 5) -> None:
+    """Two conversations that grow side by side, so that their pages are mixed and rearranged."""
+    for k in range(300):
+        for name in ("secret", "public"):
+            said = f"{name} words {k} ".encode() * (1 + k % 40)
+            journal.write(
+                [
+                    commit(
+                        session_id=f"s0-{name}",
+                        inputs=[(k, said)],
+                        events=[(k, said)],
+                        outbox=[(k, b"h", said)],
+                        delivered=k - 5,
+                        replies=[StoredReply(f"s0-{name}", "say", f"c{k}", b"h", said, 5)],
+                        snapshot=(k, "1", said),
+                        ended_us=ended_us if name == "secret" else None,
+                    )
+                ]
+            )
+        if k % 50 == 0:
+            journal.checkpoint()
+
+
+def test_retention_leaves_no_word_on_the_disk(path: Path) -> None:
+    journal = Journal(path)
+    fill(journal)
+
+    assert b"secret" in bytes_of(path)
+    journal.prune(ended_before_us=6, replies_before_us=0)
+    journal.checkpoint(empty_log=True)
+
+    assert b"secret words" not in bytes_of(path)
+    assert b"public words" in bytes_of(path)
+    journal.close()
+
+
+def test_a_forgotten_conversation_leaves_no_word_while_the_journal_is_in_use(path: Path) -> None:
+    journal = Journal(path)
+    fill(journal)
+
+    assert forget(path, "s0-secret")
+    journal.write([commit(session_id="s0-public", events=[(1000, b"and on")])])
+
+    assert b"secret" not in bytes_of(path)
+    assert journal.events("s0-public", 299, None, 9)[-1] == b"and on"
+    assert not forget(path, "s0-secret")
+    journal.close()
