@@ -1,5 +1,6 @@
 """What several modules' cells are made of: what the simulator plays, which tools there are."""
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,12 @@ class Acts:
     def done(self, call_id: str) -> list[str]:
         """What that call did, in order."""
         return [what for what, call, _, _ in self._lines() if call == call_id]
+
+    async def ran(self, call_id: str) -> None:
+        """Until the call has left its first mark. A file tells nobody: it is looked at again."""
+        async with asyncio.timeout(10):
+            while not self.done(call_id):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     def at_ns(self, what: str, call_id: str) -> int:
         """When it did so, on the monotonic clock."""

@@ -86,8 +86,7 @@ class Tape:
             case b"cancel":
                 self.cancels.append((now, header))
             case b"raw":
-                body = json.loads(frames[2]) if len(frames) > 2 else None
-                self.raw.append((now, header, body))
+                self.raw.append((now, header, _frame(frames[2]) if len(frames) > 2 else None))
             case _:
                 self.system.append(header)
         self.changed.set()
@@ -127,6 +126,14 @@ class Tape:
             and header["kind"] == type
             and header["dir"] == "down"
         ]
+
+
+def _frame(raw: bytes) -> Any:
+    """A provider's frame; what is no JSON stays as it is."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw
 
 
 class Line:

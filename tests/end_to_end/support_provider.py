@@ -38,6 +38,8 @@ class Call:
         self.changed = asyncio.Event()
         self.ended_at: float | None = None
         """When the other side was gone, in the loop's time."""
+        self.stammers = False
+        """Everything but sound is sent twice."""
         self._taken: dict[str, int] = {}
 
     async def follow(self, *, confirms: bool) -> None:
@@ -82,7 +84,10 @@ class Call:
 
     async def send(self, **event: Any) -> None:
         """One event, nothing added."""
-        await self._socket.send(json.dumps(event))
+        frame = json.dumps(event)
+        await self._socket.send(frame)
+        if self.stammers and event["type"] != "response.output_audio.delta":
+            await self._socket.send(frame)
 
     async def send_text(self, text: str) -> None:
         """A frame that need not be an event."""

@@ -7,7 +7,7 @@ import pytest
 
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.conftest import StartStack
-from tests.end_to_end.support import Caller, Scene, scene
+from tests.end_to_end.support import Caller, Scene, measured, scene
 from voicebus.cli.testing import Stack
 from voicebus.client.sound import SoundEnd
 
@@ -150,14 +150,18 @@ async def test_an_interrupt_after_the_response_is_done_stops_the_sound_and_the_t
         turn = await _story(on, caller, "story and patience")
         dispatched = await caller.event("tool_call_dispatched")
         call = dispatched.data.call_id
-        await caller.until(lambda: acts.done(call), "the tool to run")
+        await acts.ran(call)
 
+        at = asyncio.get_running_loop().time()
         cause = await caller.session.interrupt()
         interrupted = await caller.event("interrupted")
         failed = await caller.event("tool_call_failed", call_id=call)
         heard = await caller.event("assistant_heard")
-        await caller.flushed(turn)
+        flushed_at, _ = await caller.flushed(turn)
 
+        measured("interrupt to the flush at the player", (flushed_at - at) * 1000)
+        stopped_at = acts.at_ns("stopped", call) / 1e9
+        measured("interrupt to the tool having stopped", (stopped_at - at) * 1000)
         assert interrupted.cause == cause
         assert interrupted.data.reason == "manual"
         assert interrupted.data.responses == [turn]

@@ -39,15 +39,8 @@ async def running_call(caller: Caller, acts: Acts, text: str) -> str:
     nth = len(caller.found("tool_call_dispatched")) + 1
     await caller.session.send_text(text)
     call: str = (await caller.event("tool_call_dispatched", nth=nth)).data.call_id
-    await _ran(acts, call)
+    await acts.ran(call)
     return call
-
-
-async def _ran(acts: Acts, call: str) -> None:
-    """The tool has left its first mark. A file tells nobody, so it is looked at again and again."""
-    async with asyncio.timeout(10):
-        while not acts.done(call):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_a_killed_session_process_interrupts_neither_sound_nor_turn(cell: Stack) -> None:
