@@ -9,26 +9,42 @@ or full peer is an answer and not a silence; heartbeats everywhere; no linger.
 import asyncio
 import enum
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import structlog
 import zmq
 
 Frames = Sequence[bytes]
 S = TypeVar("S", bound="Socket")
+K = TypeVar("K")
 Route = tuple[bytes, ...]
 """The way back to a peer of a router: its identity, and a REQ's empty frame if it sent one."""
 
 DRAIN_LIMIT = 64
 """Messages handled per wake-up before timers and other sockets get their turn."""
+START = 4
+"""Bytes of a topic that tell its lane: even*, audi*, canc*, raw/, syst*."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 
 log = structlog.get_logger("voicebus.sockets")
+
+
+class Keys(NamedTuple):
+    """What a program elsewhere proves who it is with, and whom it trusts: Z85 texts."""
+
+    server: str
+    """The relay's public key."""
+    public: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Keys(public={self.public!r})"
 
 
 class Sent(enum.Enum):
@@ -77,6 +93,11 @@ class Socket:
 
     def connect(self, endpoint: str) -> None:
         """Connect, now or whenever the peer appears."""
+        keys = self._sockets.keys
+        if keys is not None and endpoint.startswith("tcp://"):
+            self._raw.setsockopt(zmq.CURVE_SERVERKEY, keys.server.encode())
+            self._raw.setsockopt(zmq.CURVE_PUBLICKEY, keys.public.encode())
+            self._raw.setsockopt(zmq.CURVE_SECRETKEY, keys.secret.encode())
         self._raw.connect(endpoint)
         self._listen()
 
@@ -92,17 +113,21 @@ class Socket:
             return
         for _ in range(DRAIN_LIMIT):
             try:
-                frames = self._raw.recv_multipart(zmq.NOBLOCK)
+                frames = self._take()
             except zmq.Again:
                 return
             try:
                 self._receive(frames)
             except Exception as error:
                 self._sockets.failed(error)
-                return
+                break
             if self._is_closed():  # by the handler
                 return
         self._rearm()
+
+    def _take(self) -> list[bytes]:
+        """The next message. Raises zmq.Again when there is none."""
+        return self._raw.recv_multipart(zmq.NOBLOCK)
 
     def _rearm(self, *, force: bool = False) -> None:
         """The FD tells changes only: look ourselves whether something is waiting."""
@@ -187,28 +212,48 @@ class Publisher(Socket):
         self, sockets: "Sockets", subscribed: Callable[[bytes], None] | None, queue: int
     ) -> None:
         self.topics: set[bytes] = set()
+        self._lengths: Counter[int] = Counter()
+        """How many subscriptions have each length: ten thousand of them cost a message little."""
+        self._starts: Counter[bytes] = Counter()
+        """How many begin with these bytes, enough to tell the lanes apart."""
 
         def note(frames: list[bytes]) -> None:
             if not frames[0]:
                 return
             topic = frames[0][1:]
             if frames[0][0] == 1:
-                self.topics.add(topic)
+                if topic not in self.topics:
+                    self.topics.add(topic)
+                    self._lengths[len(topic)] += 1
+                    self._starts[topic[:START]] += 1
                 if subscribed is not None:
                     subscribed(topic)
-            elif frames[0][0] == 0:
+            elif frames[0][0] == 0 and topic in self.topics:
                 self.topics.discard(topic)
+                _one_less(self._lengths, len(topic))
+                _one_less(self._starts, topic[:START])
 
         # VERBOSE: the second subscriber to a topic is told to us as well, for its welcome.
         super().__init__(sockets, zmq.XPUB, note, {zmq.XPUB_VERBOSE: 1, zmq.SNDHWM: queue})
 
     def wanted(self, topic: bytes) -> bool:
         """Whether a subscription covers this topic."""
-        return any(topic.startswith(prefix) for prefix in self.topics)
+        return any(topic[:length] in self.topics for length in self._lengths)
+
+    def wants_lane(self, lane: str) -> bool:
+        """Whether a subscription may cover something of this lane: cheap, before it is made."""
+        start = f"{lane}/".encode()[:START]
+        return any(start[:length] in self._starts for length in range(len(start) + 1))
 
     def publish(self, topic: bytes, frames: Frames) -> None:
         """To all subscribers; at a full one ZeroMQ drops it, which its numbers show."""
         self._send([topic, *frames])
+
+
+def _one_less(counter: Counter[K], key: K) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 class Subscriber(Socket):
@@ -233,9 +278,15 @@ class Sockets:
     """A process's sockets: one context, made after any fork, and closed as a whole."""
 
     def __init__(
-        self, *, failed: Callable[[Exception], None] | None = None, io_threads: int = 1
+        self,
+        *,
+        failed: Callable[[Exception], None] | None = None,
+        io_threads: int = 1,
+        keys: Keys | None = None,
     ) -> None:
-        """Make it inside the running loop. `failed` is told of an exception in a handler."""
+        """Make it inside the running loop. `failed` is told of an exception in a handler; `keys`
+        are used for what is connected by TCP."""
+        self.keys = keys
         self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads)
         self.bound: list[Path] = []
@@ -294,6 +345,10 @@ class Sockets:
         for endpoint in endpoints:
             subscriber.connect(endpoint)
         return subscriber
+
+    def adopt(self, socket: S, endpoint: str) -> S:
+        """Bind a socket that was made elsewhere, and close it with the others."""
+        return self._bound(socket, endpoint)
 
     def _bound(self, socket: S, endpoint: str) -> S:
         self._open.add(socket)

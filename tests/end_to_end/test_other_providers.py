@@ -232,7 +232,6 @@ def _said_again(call: Call) -> bool:
     return any("Hello?" in json.dumps(one) for one in call.of("conversation.item.create"))
 
 
-@pytest.mark.xfail(strict=True, reason="only what the provider has acknowledged is told again")
 async def test_a_text_that_was_not_acknowledged_is_said_again(cell: Stack) -> None:
     async with Provider(PORT) as provider, scene(cell) as on:
         caller = await on.caller()

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from voicebus.bus.messages import commands as c
 from voicebus.bus.messages.base import BadMessage, Message, convert
 from voicebus.bus.messages.events import Error
-from voicebus.services.session.core import calls, interruption, link, playback, responses
+from voicebus.services.session.core import calls, interruption, items, link, playback, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft, with_, without
@@ -107,7 +107,8 @@ def _data(event: i.Commanded, to: type[M]) -> M:
 def _send_text(d: Draft, event: i.Commanded) -> None:
     text = _data(event, c.SendText).text
     d.s.rounds = 0
-    d.ask(fx.AddUserText(text), "send_text", cause=event.command_id)
+    item_id = d.ask(fx.AddUserText(text), "send_text", cause=event.command_id)
+    items.asked(d, item_id, "user", text)
     responses.want(d, automatic=False, cause=event.command_id)
     d.answer(event.command_id)
 
@@ -129,8 +130,18 @@ def _add_item(d: Draft, event: i.Commanded) -> None:
         d.s.given = with_(d.s.given, str(item["id"]), item)
         for oldest in list(d.s.given)[:-GIVEN_LIMIT]:
             d.s.given = without(d.s.given, oldest)
-    d.ask(fx.AddItem(item), "add_item", cause=event.command_id)
+    item_id = d.ask(fx.AddItem(item), "add_item", cause=event.command_id)
+    if item.get("type") == "message":
+        items.asked(d, str(item.get("id", item_id)), str(item.get("role", "user")), _words(item))
     d.answer(event.command_id)
+
+
+def _words(item: dict[str, Any]) -> str:
+    content = item.get("content")
+    parts = content if isinstance(content, list) else []
+    return " ".join(
+        str(part["text"]) for part in parts if isinstance(part, dict) and "text" in part
+    )
 
 
 def _has_more_than_text(item: dict[str, Any]) -> bool:

@@ -20,6 +20,8 @@ def added(d: Draft, event: i.ItemAdded) -> None:
         return
     known = d.s.items.get(item.item_id)
     if known is None:
+        known = _renamed(d, item)
+    if known is None:
         record = ItemRecord(
             item=item,
             text=item.text or "",
@@ -37,11 +39,34 @@ def added(d: Draft, event: i.ItemAdded) -> None:
             item=_merged(known.item, item),
             text=known.text or item.text or "",
             done=known.done or event.done,
+            ours=False,
         )
     d.s.items = with_(d.s.items, item.item_id, record)
     if len(d.s.order) > LIMIT:
         oldest, d.s.order = d.s.order[0], d.s.order[1:]
         d.s.items = without(d.s.items, oldest)
+
+
+def asked(d: Draft, item_id: str, role: str, text: str) -> None:
+    """We asked for this item under an id of ours: it counts, whether the provider announces it or
+    not. A connection that breaks before it does must not lose what the caller wrote."""
+    item = i.Item(item_id=item_id, type="message", role=role, text=text)
+    record = ItemRecord(item=item, text=text, ours=True)
+    d.s.items = with_(d.s.items, item_id, record)
+    d.s.order = (*d.s.order, item_id)
+
+
+def _renamed(d: Draft, item: i.Item) -> ItemRecord | None:
+    """A provider that chooses its own ids announces what we asked for under another name."""
+    if not item.text or item.type != "message":
+        return None
+    for item_id, record in d.s.items.items():
+        if record.ours and record.item.role == item.role and record.text == item.text:
+            renamed = replace(record, item=replace(record.item, item_id=item.item_id), ours=False)
+            d.s.items = with_(without(d.s.items, item_id), item.item_id, renamed)
+            d.s.order = tuple(item.item_id if one == item_id else one for one in d.s.order)
+            return renamed
+    return None
 
 
 def _merged(old: i.Item, new: i.Item) -> i.Item:

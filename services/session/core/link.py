@@ -197,7 +197,7 @@ def disconnected(d: Draft, event: i.ProviderDisconnected) -> None:
     """The provider's socket is gone, or never was."""
     if event.generation != d.s.generation or d.s.phase in ("closed", "lost"):
         return
-    reason = event.reason or f"close code {event.code}"
+    reason = ": ".join(str(one) for one in (event.code or event.http_status, event.reason) if one)
     if (
         d.s.opened_once
         and recovery.may_help(event)

@@ -159,6 +159,8 @@ class ItemRecord(Part, frozen=True, kw_only=True):
     heard_ms: int | None = None
     heard_text: str | None = None
     generated_ms: int | None = None
+    ours: bool = False
+    """Asked for by us, under an id of ours, and not yet announced."""
     done: bool = False
 
 

@@ -282,6 +282,8 @@ def _refused(d: Draft, event: i.ProviderRefused) -> None:
         return
     if link.refused(d, event):
         return
+    if asked is not None and asked.what in ("send_text", "add_item"):
+        items.deleted(d, event.event_id or "")
     d.publish(
         Error(code=event.code, error=event.message, recoverable=True, details=event.details),
         asked.cause if asked else None,

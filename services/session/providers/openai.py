@@ -584,6 +584,10 @@ class OpenAI:
         match request:
             case fx.Configure(config, tools, only):
                 frame = self.configure(config, tools, only)
+            case fx.AddUserText() | fx.AddItem():
+                frame = frame_of(request)
+                # Known under an id of ours, it can be told again before it was ever announced.
+                frame = {**frame, "item": {**_item_id(event_id), **frame["item"]}}
             case _:
                 frame = frame_of(request)
         return {**frame, "event_id": event_id}

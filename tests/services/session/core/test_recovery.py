@@ -204,6 +204,39 @@ def test_calls_are_told_together_with_their_outputs() -> None:
     assert told[at + 1] == fx.AddOutput("c1", "21")
 
 
+def test_a_text_that_was_never_announced_is_told_again() -> None:
+    stage = Stage()
+    stage.command("send_text", text="hello")
+    item_id = next(
+        one.event_id for one in of(stage.effects, fx.Ask) if isinstance(one.request, fx.AddUserText)
+    )
+    stage.play(cut())
+
+    told = reconnect(stage)
+
+    assert of(told, fx.AddMessage) == [fx.AddMessage("user", "hello", item_id)]
+    assert len(of(told, fx.CreateResponse)) == 1
+
+
+def test_a_text_that_was_announced_under_another_name_is_told_once() -> None:
+    stage = Stage()
+    stage.command("send_text", text="hello")
+    stage.play(*said("item_9", "user", "hello"), cut())
+
+    assert of(reconnect(stage), fx.AddMessage) == [fx.AddMessage("user", "hello", "item_9")]
+
+
+def test_a_text_that_was_refused_is_not_told_again() -> None:
+    stage = Stage()
+    stage.command("send_text", text="hello")
+    item_id = next(
+        one.event_id for one in of(stage.effects, fx.Ask) if isinstance(one.request, fx.AddUserText)
+    )
+    stage.play(i.ProviderRefused(code="invalid_value", message="no", event_id=item_id), cut())
+
+    assert not of(reconnect(stage), fx.AddMessage)
+
+
 def test_an_image_is_told_again_as_it_was_given() -> None:
     stage = Stage()
     image = {
