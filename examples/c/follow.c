@@ -56,6 +56,16 @@ static void exists(json_int_t seq) {
         newest = seq;
 }
 
+/* Is something missing? Asked for page by page. */
+static void look(void) {
+    if (newest > last && !request[0] && !over) {
+        if (last)
+            printf("events %lld to %lld are missing: asking for them\n", (long long)last + 1,
+                   (long long)newest);
+        ask(false);
+    }
+}
+
 /* An event, live or again. */
 static void came(json_t *event, bool live) {
     const char *kind = json_string_value(json_object_get(event, "kind"));
@@ -83,12 +93,8 @@ static void came(json_t *event, bool live) {
             show(kind, data);
         }
     }
-    if (newest > last && !request[0] && !over) {
-        if (last)
-            printf("events %lld to %lld are missing: asking for them\n", (long long)last + 1,
-                   (long long)newest);
-        ask(false);
-    }
+    if (live)
+        look();
 }
 
 /* The owner of the events has answered. */
@@ -102,6 +108,7 @@ static void answered(json_t *reply) {
         json_t *event;
         json_array_foreach(json_object_get(json_object_get(reply, "data"), "events"), index, event)
             came(event, false);
+        look();
         return;
     }
     json_t *error = json_object_get(reply, "error");

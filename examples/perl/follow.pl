@@ -72,6 +72,11 @@ sub came {
             show($event->{kind}, $data);
         }
     }
+    look() if $live;
+}
+
+# Is something missing? Asked for page by page.
+sub look {
     if ($newest > $last && !defined $request && !$over) {
         printf "events %d to %d are missing: asking for them\n", $last + 1, $newest if $last;
         ask(new_id());
@@ -95,6 +100,7 @@ sub answered {
     undef $request;
     if ($reply->{ok}) {
         came($_, 0) for @{ $reply->{data}{events} };
+        look();
     } elsif ($reply->{error}{retry}) {
         ask(new_id());
     } else {

@@ -25,6 +25,7 @@ class Follower:
         home = session.split("-")[0].removeprefix("s")
         self.events = context.socket(zmq.SUB)
         self.events.setsockopt(zmq.SNDHWM, 0)  # subscriptions are messages, too
+        self.events.setsockopt(zmq.LINGER, 0)
         self.events.subscribe(f"event/{session}/")  # before connecting
         self.events.connect(f"ipc://{run}/session-{home}.events")
         self.commands = context.socket(zmq.DEALER)
@@ -61,12 +62,16 @@ class Follower:
             return
         else:
             self.newest = max(self.newest, event["seq"])
-            if (
-                event["seq"] == self.last + 1
-            ):  # else a repetition, or something before it is missing
+            # Else it is a repetition, or something before it is missing.
+            if event["seq"] == self.last + 1:
                 self.last += 1
                 self.asked_again += not live
                 self.show(event["kind"], data)
+        if live:
+            self.look()
+
+    def look(self) -> None:
+        """Is something missing? Asked for page by page."""
         if self.newest > self.last and not self.request and not self.over:
             if self.last:
                 print(f"events {self.last + 1} to {self.newest} are missing: asking for them")
@@ -87,6 +92,7 @@ class Follower:
         if reply["ok"]:
             for event in reply["data"]["events"]:
                 self.came(event, live=False)
+            self.look()
         elif reply["error"]["retry"]:
             self.ask(str(uuid.uuid4()))
         else:
@@ -100,7 +106,8 @@ class Follower:
             print("assistant:", data["text"], flush=True)
         elif kind == "session_closed":
             self.over = True
-            print(f"complete: {self.last} events, {self.asked_again} of them asked for again")
+            told = f"{self.asked_again} of them asked for again"
+            print(f"complete: {self.last} events, {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -70,6 +70,11 @@ class Follower
         show(event["kind"], data)
       end
     end
+    look if live
+  end
+
+  # Is something missing? Asked for page by page.
+  def look
     return unless @newest > @last && @request.nil? && !@over
     puts "events #{@last + 1} to #{@newest} are missing: asking for them" if @last.positive?
     ask(SecureRandom.uuid)
@@ -90,6 +95,7 @@ class Follower
     @request = nil
     if reply["ok"]
       reply["data"]["events"].each { |event| came(event, false) }
+      look
     elsif reply["error"]["retry"]
       ask(SecureRandom.uuid)
     else

@@ -58,7 +58,7 @@ class Audience:
 
     def raw(self, session_id: str, direction: str, frame: bytes) -> None:
         """A provider's frame as it is, while somebody listens."""
-        if not any(topic.startswith(b"raw") or not topic for topic in self._publisher.topics):
+        if not self._publisher.wants_lane("raw"):
             return
         kind = "unknown"
         with contextlib.suppress(orjson.JSONDecodeError, AttributeError):

@@ -129,10 +129,12 @@ class Shard:
             ticks += 1
             now_us = self.now_us()
             for conversation in tuple(self.conversations.values()):
-                if conversation.ended_us is None:
-                    self._audience.head(conversation)
-                elif now_us - conversation.ended_us > ENDED_KEPT_US:
+                ended_us = conversation.ended_us
+                if ended_us is not None and now_us - ended_us > ENDED_KEPT_US:
                     self._forget(conversation)
+                else:
+                    # Also of the ended: whoever was too slow for the last events must learn of it.
+                    self._audience.head(conversation)
             for transport in self.links.values():
                 transport.send(link.Ack(sessions={}))
             self._desk.forget_old()

@@ -324,3 +324,24 @@ def test_the_helpers_of_tests_find_what_is_left(tmp_path: Path) -> None:
         f"file {tmp_path / 'provider.key'}",
         f"lock {tmp_path / 'session-0.lock'}",
     ]
+
+
+async def test_a_publisher_knows_whether_a_lane_is_wanted_at_all(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    changed: asyncio.Queue[bytes] = asyncio.Queue()
+    publisher = sockets.publisher(endpoints.events(0), changed.put_nowait)
+    assert not publisher.wants_lane("raw")
+    subscriber = sockets.subscriber(
+        [endpoints.events(0)], [b"event/", b"rawish", b"ra"], lambda frames: None
+    )
+
+    assert sorted([await next_of(changed) for _ in range(3)]) == [b"event/", b"ra", b"rawish"]
+    assert publisher.wants_lane("event")
+    assert publisher.wants_lane("raw")  # "ra" covers it
+    assert not publisher.wants_lane("audio")
+
+    subscriber.unsubscribe(b"ra")
+    subscriber.subscribe(b"last/")
+    assert await next_of(changed) == b"last/"
+    assert not publisher.wants_lane("raw")
