@@ -37,6 +37,18 @@ def choose(run_dir: str | Path | None, environment: Mapping[str, str] | None = N
     return Endpoints(Path(tempfile.gettempdir()) / f"voicebus-{os.geteuid()}-{name}").run_dir
 
 
+def data(run_dir: str | Path | None, environment: Mapping[str, str] | None = None) -> Path:
+    """The journal's folder: VOICEBUS_DATA, else the settings file, else `data` in a run folder that
+    somebody chose, else var/data. It need not exist."""
+    given = loader.current_environment() if environment is None else environment
+    cell, _ = loader.load(CellSettings, given, {})
+    has_own_run = run_dir is not None or not is_default(cell)
+    # Two stacks must never share a journal: who chose a run folder gets a data folder in it.
+    if has_own_run and cell.data == CellSettings().data and "VOICEBUS_DATA" not in given:
+        return choose(run_dir, given) / "data"
+    return Path(cell.data).absolute()
+
+
 def is_default(cell: CellSettings) -> bool:
     """Whether nobody chose a run folder."""
     return cell.run == CellSettings().run

@@ -91,8 +91,8 @@ def make(wish: Wish) -> Plan:
     for name, section in SECTIONS.items():
         loader.load(section, given, {})
         _one_each(name, cell)
+    given["VOICEBUS_DATA"] = str(folders.data(wish.run_dir, given))
     given["VOICEBUS_RUN"] = str(endpoints.run_dir)
-    given["VOICEBUS_DATA"] = str(_data_folder(cell, wish, endpoints.run_dir, given))
     given.setdefault("VOICEBUS_PYTHON", sys.executable)
     given["VOICEBUS_TOOLHOST_TOOLS"] = " ".join(_tools(wish.tools, given))
 
@@ -136,16 +136,6 @@ def _one_each(section: str, cell: CellSettings) -> None:
             f"the settings ask for {counts[section]} {section} processes; supervisord.conf starts "
             "one of each: leave shards, transports and toolhosts at 1"
         )
-
-
-def _data_folder(
-    cell: CellSettings, wish: Wish, run_dir: Path, environment: Mapping[str, str]
-) -> Path:
-    # Two stacks must never share a journal: who chose a run folder gets a data folder in it.
-    has_own_run = wish.run_dir is not None or not folders.is_default(cell)
-    if has_own_run and cell.data == CellSettings().data and "VOICEBUS_DATA" not in environment:
-        return run_dir / "data"
-    return Path(cell.data).absolute()
 
 
 def _tools(wished: Sequence[str], environment: Mapping[str, str]) -> list[str]:

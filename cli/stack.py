@@ -21,8 +21,8 @@ from voicebus.bus.sockets import Sockets
 from voicebus.cli import plan, processes
 from voicebus.cli.plan import Plan, Wish
 from voicebus.cli.problems import Problem
-from voicebus.services.supervisor import Program, Silent, Supervisor
 from voicebus.services.runtime import prepare_folder
+from voicebus.services.supervisor import Program, Silent, Supervisor
 
 Tell = Callable[[str], None]
 

@@ -280,6 +280,10 @@ def _delete(sql: sqlite3.Connection, session_id: str) -> None:
     for table in ("inputs", "events", "outbox", "replies", "snapshots", "sessions"):
         sql.execute(f"delete from {table} where session_id = ?", (session_id,))
     sql.execute("delete from meta where key = ?", (f"strikes:{session_id}",))
+    # The reply to its `open` was sent before the session had a name.
+    sql.execute(
+        "delete from replies where session_id = '' and instr(reply, ?)", (session_id.encode(),)
+    )
 
 
 @contextlib.contextmanager

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
+from voicebus.client.audit import conversation, same_as_live
+
 if TYPE_CHECKING:
     from tests.end_to_end.support import Header, Line, Scene, Tape
 
 SCHEMAS = Path(__file__).parents[2] / "schemas"
-ENDS = ("tool_call_completed", "tool_call_failed")
 
 
 async def audit(scene: "Scene") -> None:
@@ -39,100 +40,6 @@ async def _replayed(line: "Line", session_id: str) -> "list[Header]":
         events += reply["data"]["events"]
         at = reply["data"]["next"]
     return events
-
-
-def conversation(events: "list[Header]") -> list[str]:
-    """What is wrong with the events of one session, from the first to the last."""
-    faults: list[str] = []
-    numbers = [one["seq"] for one in events]
-    if numbers != list(range(1, len(events) + 1)):
-        faults.append(f"seq has gaps or is out of order: {numbers}")
-    last: dict[str, int] = {}
-    epoch = 0
-    for one in events:
-        if one["prev"] != last.get(one["kind"], 0):
-            faults.append(
-                f"{one['kind']} {one['seq']}: prev is {one['prev']}, "
-                f"the one before was {last.get(one['kind'], 0)}"
-            )
-        last[one["kind"]] = one["seq"]
-        if one["epoch"] < epoch:
-            faults.append(f"{one['kind']} {one['seq']}: the epoch went back from {epoch}")
-        epoch = one["epoch"]
-    faults += _calls(events)
-    closed = [one["seq"] for one in events if one["kind"] == "session_closed"]
-    if closed != numbers[-1:]:
-        faults.append(f"session_closed is not once and last: {closed} of {len(numbers)}")
-    faults += _turns(events)
-    return faults
-
-
-def _calls(events: "list[Header]") -> list[str]:
-    """One outcome per call, one batch per response, outputs in the order of the calls."""
-    faults: list[str] = []
-    begun: dict[str, str] = {}
-    dispatched: Counter[str] = Counter()
-    ended: Counter[str] = Counter()
-    batches: Counter[str] = Counter()
-    for one in events:
-        data = one["data"]
-        match one["kind"]:
-            case "tool_call_started":
-                begun[data["call_id"]] = data["turn_id"]
-            case "tool_call_dispatched":
-                dispatched[data["call_id"]] += 1
-            case kind if kind in ENDS:
-                ended[data["call_id"]] += 1
-            case "tool_batch_submitted":
-                batches[data["turn_id"]] += 1
-                order = [call for call, turn in begun.items() if turn == data["turn_id"]]
-                mine = data["call_ids"]
-                if mine != [call for call in order if call in mine]:
-                    faults.append(f"batch of {data['turn_id']}: {mine}, called were {order}")
-                early = [call for call in mine if not ended[call]]
-                if early:
-                    faults.append(f"batch of {data['turn_id']} before the end of {early}")
-            case _:
-                pass
-    for call in {*dispatched, *ended}:
-        if ended[call] != 1:
-            faults.append(f"call {call} has {ended[call]} outcomes")
-        if dispatched[call] > 1:
-            faults.append(f"call {call} was dispatched {dispatched[call]} times")
-    faults += [f"response {turn} has {n} batches" for turn, n in batches.items() if n > 1]
-    return faults
-
-
-def _turns(events: "list[Header]") -> list[str]:
-    began = Counter(one["data"]["turn_id"] for one in events if one["kind"] == _STARTED)
-    ended = Counter(one["data"]["turn_id"] for one in events if one["kind"] == _COMPLETED)
-    faults = [f"turn {turn} began {n} times" for turn, n in began.items() if n > 1]
-    faults += [f"turn {turn} ended {n} times" for turn, n in ended.items() if n > 1]
-    faults += [f"turn {turn} ended and never began" for turn in ended if turn not in began]
-    return faults
-
-
-_STARTED = "assistant_turn_started"
-_COMPLETED = "assistant_turn_completed"
-
-
-def same_as_live(kept: "list[Header]", live: "list[Header]") -> list[str]:
-    """What was published is what is kept; a repetition says the same. Holes are legal here."""
-    by_seq = {one["seq"]: one for one in kept}
-    faults: list[str] = []
-    for one in live:
-        stored = by_seq.get(one["seq"])
-        if stored is None:
-            faults.append(f"{one['kind']} {one['seq']} was published and is not kept")
-        elif (stored["kind"], stored["data"]) != (one["kind"], one["data"]):
-            faults.append(
-                f"seq {one['seq']} was published as {one['kind']} {one['data']} "
-                f"and is kept as {stored['kind']} {stored['data']}"
-            )
-    incs = [one["inc"] for one in live]
-    if len(set(incs)) == 1 and len({one["seq"] for one in live}) != len(kept):
-        faults.append(f"{len(kept)} events are kept, {len(live)} were published")
-    return faults
 
 
 def sound(tape: "Tape", session_id: str) -> list[str]:
