@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 from tests.end_to_end.cells import DEMO_TOOLS
 from tests.end_to_end.conftest import StartStack
@@ -316,6 +317,20 @@ async def test_a_frame_as_large_as_the_provider_may_send_is_heard_whole(cell: St
 
         await caller.until(lambda: heard() == len(sound), "all of the sound")
         assert not caller.found("audio_dropped")
+
+
+async def test_a_frame_beyond_the_limit_ends_the_session_and_names_the_limit(cell: Stack) -> None:
+    async with Provider(PORT) as provider, scene(cell) as on:
+        caller = await on.caller()
+        call = await provider.call()
+
+        with contextlib.suppress(ConnectionClosed):
+            await call.send_text('{"type":"' + "x" * (17 * 1024 * 1024) + '"}')
+        closed = await caller.event("session_closed")
+        await call.gone()
+
+        assert closed.data.code == "1009"
+        assert str(16 * 1024 * 1024) in closed.data.message
 
 
 async def test_a_provider_that_never_confirms_is_given_up(cell: Stack) -> None:

@@ -10,8 +10,9 @@ import pytest
 from tests.end_to_end.auditor import conversation
 from tests.end_to_end.cells import SPEECH
 from tests.end_to_end.conftest import StartStack
-from tests.end_to_end.support import voicebus
+from tests.end_to_end.support import scene, voicebus
 from voicebus.cli.testing import Stack
+from voicebus.client.microphone import Microphone
 from voicebus.client.wav import read
 
 pytestmark = pytest.mark.speech
@@ -58,3 +59,25 @@ async def test_a_recorded_question_is_answered_by_a_tool_and_in_speech(
     heard = words_in(reply)
     assert "berlin" in heard
     assert {21: "twenty one"}[result["result"]["temperature"]] in heard
+
+
+async def test_speaking_over_a_spoken_answer_silences_it_and_is_answered(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller(plays=True)
+        await caller.session.send_text("Tell me a long story.")
+        await caller.until(lambda: len(caller.pieces()) > 10, "the beginning of the story")
+        turn = caller.pieces()[0][1].turn_id
+
+        async with Microphone(caller.session) as microphone:
+            await microphone.say(read(SPEECH / "stop.wav"))
+            interrupted = await caller.event("interrupted")
+            transcript = await caller.event("user_transcript")
+            await caller.event("assistant_transcript", text="All right, I will stop.")
+            heard = await caller.event("assistant_heard", turn_id=turn)
+
+        assert interrupted.data.reason == "barge_in"
+        assert interrupted.data.responses == [turn]
+        assert "stop" in transcript.data.text.lower()
+        truncated = on.tape.sent_to_provider(caller.id, "conversation.item.truncate")
+        assert [one["audio_end_ms"] for one in truncated] == [heard.data.heard_ms]
+        assert heard.data.heard_ms < 6000
