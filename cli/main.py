@@ -29,12 +29,15 @@ VERBS = (
     Verb("status", "Show name, state and pid of each process."),
     Verb("talk", "Hold a conversation with text or sound; print each event."),
     Verb("tail", "Print events as they come, of one session or of all."),
+    Verb("restart", "Restart roles one after the other while calls go on."),
     Verb("audit", "Prove from the journal that nothing was lost, repeated or run twice."),
     Verb("replay", "Decide a recorded conversation again, and show what would be different."),
     Verb("forget", "Leave no word of a conversation behind."),
+    Verb("keys", "Make and list the keys of programs elsewhere, and what they may do."),
     Verb("schema", "Print the protocol's schemas, as a session process serves them."),
     Verb("endpoints", "Print the address of each socket."),
     Verb("bench", "Measure what this machine can do: sessions, ages of sound, CPU and memory."),
+    Verb("worker", "Check whether a worker, in whatever language, keeps the worker protocol."),
     Verb("doctor", "Check what is needed, and say how to get what is missing."),
 )
 

@@ -15,6 +15,7 @@ from voicebus.config import loader
 from voicebus.config.settings import (
     SECTIONS,
     CellSettings,
+    RelaySettings,
     SimulatorSettings,
     ToolhostSettings,
     TransportSettings,
@@ -117,6 +118,9 @@ def make(wish: Wish) -> Plan:
             "simulator"
         )
     given["VOICEBUS_SIMULATOR"] = "true" if use_simulator else "false"
+    _, relay = loader.load(RelaySettings, given, {})
+    given["VOICEBUS_RELAY"] = "true" if relay.bind else "false"
+    given["VOICEBUS_RELAY_KEYS"] = str(Path(relay.keys).absolute())
     given.pop(KEY_FILE, None)
     if key is not None:
         given[KEY_FILE] = str(endpoints.run_dir / "provider.key")

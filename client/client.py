@@ -10,7 +10,7 @@ from voicebus.bus import ids
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages.base import BadMessage, convert
 from voicebus.bus.messages.commands import Opened, SessionConfig
-from voicebus.bus.sockets import Sockets
+from voicebus.bus.sockets import Keys, Sockets
 from voicebus.client.commands import DEADLINE_S, Commander
 from voicebus.client.errors import ClientError
 from voicebus.client.logs import log
@@ -37,20 +37,24 @@ class RealtimeClient:
         shard: int | None = None,
         shards: int = 1,
         deadline_s: float = DEADLINE_S,
+        keys: Keys | None = None,
     ) -> None:
-        """`shard` fixes the session process; else new sessions go around the `shards` there are."""
+        """A Voicebus elsewhere: `RealtimeClient(Elsewhere(host, port), keys=read_keys(file))`.
+
+        `shard` fixes the session process; else new sessions go around the `shards` there are."""
         self.endpoints = run_dir if isinstance(run_dir, Endpoints) else Endpoints(run_dir)
         self.shards = shards
         self._shard = shard
         self._next_shard = 0
         self._deadline_s = deadline_s
+        self._keys = keys
         self._made: Sockets | None = None
         self.commander = Commander(self.sockets, self.endpoints)
 
     def sockets(self) -> Sockets:
         """This client's sockets, made at first use inside the running loop."""
         if self._made is None:
-            self._made = Sockets(failed=_failed)
+            self._made = Sockets(failed=_failed, keys=self._keys)
         return self._made
 
     def connect(

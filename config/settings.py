@@ -93,6 +93,8 @@ class ToolhostSettings(Settings, frozen=True, kw_only=True):
     runners: Count = 4
     memory_mb: Annotated[int, Meta(ge=0)] = 1024
     """Address space of one runner; 0 for no limit."""
+    drain_s: Seconds = 10.0
+    """How long running calls may take to end when the host is stopped."""
 
 
 class SimulatorSettings(Settings, frozen=True, kw_only=True):
@@ -125,6 +127,31 @@ class HealthSettings(Settings, frozen=True, kw_only=True):
     """After that a program that supervisord has given up is started again."""
 
 
+class RelaySettings(Settings, frozen=True, kw_only=True):
+    """Section `relay`: the door for programs elsewhere. Off unless `bind` is set."""
+
+    bind: str = ""
+    """The address to listen on: of an interface, `127.0.0.1` for this machine only."""
+    port: Annotated[int, Meta(ge=1, le=65_533)] = 5570
+    """Events; commands are at the next port, sound at the one after."""
+    public_host: str = ""
+    """What clients call this machine, in the addresses they are told; else `bind`."""
+    keys: str = "var/keys"
+    """The folder that `voicebus keys` writes. Mode 0700."""
+    curve: bool = True
+    """Off only on a loopback address: then everybody on this machine may do everything."""
+    max_message_bytes: Count = 1024 * 1024
+    in_flight: Count = 64
+    """Commands of one client that may wait for their replies."""
+    commands_per_s: Count = 100
+    sound_bytes_per_s: Count = 2_000_000
+    """Of one client: forty voices of pcm16."""
+    subscriptions: Count = 1000
+    """Of one client."""
+    handshakes_per_s: Count = 50
+    """From one address."""
+
+
 SECTIONS: dict[str, type[Settings]] = {
     "cell": CellSettings,
     "session": SessionSettings,
@@ -133,4 +160,5 @@ SECTIONS: dict[str, type[Settings]] = {
     "toolhost": ToolhostSettings,
     "simulator": SimulatorSettings,
     "health": HealthSettings,
+    "relay": RelaySettings,
 }

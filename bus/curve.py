@@ -1,0 +1,157 @@
+"""CURVE at the door: keys, the gate of the handshake, and sockets that know who speaks.
+
+The second of two modules that touch ZeroMQ. ZAP is RFC 27: libzmq asks the gate about each
+handshake, in this process, before the peer can send or subscribe to anything.
+"""
+
+from collections.abc import Callable, Sequence
+
+import zmq
+from zmq.utils import z85
+
+from voicebus.bus.sockets import Frames, Route, Router, Sent, Socket, Sockets
+
+GATE = "inproc://zeromq.zap.01"
+DOMAIN = b"voicebus"
+HANDSHAKE_MS = 5000
+"""A peer that has not said who it is by then is cut off."""
+BACKLOG = 256
+
+Admit = Callable[[str, str, str], str | None]
+"""`admit(mechanism, key, address)` is the client's name, or None."""
+
+
+def new_keys() -> tuple[str, str]:
+    """Public and secret key, Z85 texts."""
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
+
+
+def public_of(secret: str) -> str:
+    """The public key that belongs to a secret one."""
+    return zmq.curve_public(secret.encode()).decode()
+
+
+def gate(sockets: Sockets, admit: Admit) -> Router:
+    """Answers handshakes. Make it before any socket that it guards: without it, CURVE alone lets
+    in whoever has any key."""
+
+    def asked(route: Route, frames: Frames) -> None:
+        name: str | None = None
+        version, request, domain = (*frames[:3], b"", b"", b"")[:3]
+        if len(frames) >= 6 and version == b"1.0" and domain == DOMAIN:
+            key = z85.encode(frames[6]).decode() if len(frames) > 6 else ""
+            name = admit(frames[5].decode("ascii", "replace"), key, frames[3].decode())
+        status, text = (b"200", b"OK") if name else (b"400", b"not allowed")
+        answer = [b"1.0", request, status, text, (name or "").encode(), b""]
+        router.send(route, answer)
+
+    router = sockets.router(GATE, asked)
+    return router
+
+
+def _options(secret: str | None, max_message_bytes: int) -> dict[int, int | bytes]:
+    options: dict[int, int | bytes] = {
+        zmq.ZAP_DOMAIN: DOMAIN,
+        zmq.HANDSHAKE_IVL: HANDSHAKE_MS,
+        zmq.BACKLOG: BACKLOG,
+        zmq.MAXMSGSIZE: max_message_bytes,
+    }
+    if secret is not None:
+        options |= {zmq.CURVE_SERVER: 1, zmq.CURVE_SECRETKEY: secret.encode()}
+    return options
+
+
+class Guarded(Socket):
+    """A socket whose messages tell who sent them: the name that the gate gave."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        kind: int,
+        receive: Callable[[list[bytes]], None],
+        options: dict[int, int | bytes],
+    ) -> None:
+        self.client: str | None = None
+        """Who sent the message that is being handled; None at a disconnection."""
+        super().__init__(sockets, kind, receive, {})
+        for option, value in options.items():
+            self._raw.setsockopt(option, value)
+
+    def _take(self) -> list[bytes]:
+        frames = self._raw.recv_multipart(zmq.NOBLOCK, copy=False)
+        try:
+            self.client = str(frames[0].get("User-Id")) or None
+        except zmq.ZMQError:
+            self.client = None
+        return [frame.bytes for frame in frames]
+
+
+class GuardedRouter(Guarded):
+    """Answers many peers: `receive(client, route, frames)`."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        endpoint: str,
+        receive: Callable[[str, Route, Frames], None],
+        *,
+        secret: str | None,
+        max_message_bytes: int,
+        queue: int = 1000,
+    ) -> None:
+        def split(frames: list[bytes]) -> None:
+            if self.client is None:
+                return
+            if len(frames) > 1 and frames[1] == b"":
+                receive(self.client, (frames[0], b""), frames[2:])
+            else:
+                receive(self.client, (frames[0],), frames[1:])
+
+        options = _options(secret, max_message_bytes)
+        options |= {zmq.ROUTER_MANDATORY: 1, zmq.SNDHWM: queue, zmq.RCVHWM: queue}
+        super().__init__(sockets, zmq.ROUTER, split, options)
+        sockets.adopt(self, endpoint)
+
+    def send(self, route: Route, frames: Frames) -> Sent:
+        """To one peer; never blocks."""
+        return self._send([*route, *frames])
+
+
+class GuardedPublisher(Guarded):
+    """An XPUB that admits each subscription itself, or does not."""
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        endpoint: str,
+        asked: Callable[[str, bytes], bytes],
+        left: Callable[[bytes], None],
+        *,
+        secret: str | None,
+        max_message_bytes: int,
+        queue: int = 5000,
+    ) -> None:
+        """`asked(client, topic)` returns the topic that is admitted instead: the same one, or one
+        on which only a refusal is published. `left(topic)`: one who asked for it is gone."""
+
+        def note(frames: list[bytes]) -> None:
+            if not frames[0] or len(frames) > 1:
+                return
+            topic = frames[0][1:]
+            if frames[0][0] == 1 and self.client is not None:
+                # Holds for the peer whose message was read last: nothing may be read in between.
+                self._raw.setsockopt(zmq.SUBSCRIBE, asked(self.client, topic))
+            elif frames[0][0] == 0:
+                if self.client is not None:
+                    self._raw.setsockopt(zmq.UNSUBSCRIBE, topic)
+                left(topic)
+
+        options = _options(secret, max_message_bytes)
+        options |= {zmq.XPUB_MANUAL: 1, zmq.SNDHWM: queue}
+        super().__init__(sockets, zmq.XPUB, note, options)
+        sockets.adopt(self, endpoint)
+
+    def publish(self, topic: bytes, frames: Sequence[bytes]) -> None:
+        """To all who were admitted."""
+        self._send([topic, *frames])

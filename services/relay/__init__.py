@@ -1,0 +1,1 @@
+"""The relay: the door for programs elsewhere, with keys, permissions and limits."""
