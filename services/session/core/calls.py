@@ -49,7 +49,16 @@ KEPT = 64
 
 def began(d: Draft, event: i.OutputItemAdded) -> None:
     """The model began to write a call."""
-    _collect(d, event.response_id, event.output_index, event.item)
+    if not responses.is_over(d, event.response_id):
+        _collect(d, event.response_id, event.output_index, event.item)
+
+
+def wrote(d: Draft, event: i.OutputItemDone) -> None:
+    """The call is written. One of a response that was given up is nobody's: it must not dangle."""
+    if not responses.is_over(d, event.response_id):
+        closed(d, event.response_id, event.output_index, event.item)
+    elif event.item.type == "function_call" and event.item.call_id not in d.s.calls:
+        _forget_item(d, event.item.item_id, event.item.call_id or "")
 
 
 def _collect(d: Draft, response_id: str, output_index: int, item: i.Item) -> Call | None:
@@ -387,11 +396,15 @@ def _output(d: Draft, call_id: str, text: str | None = None) -> None:
 def _delete(d: Draft, call_id: str) -> None:
     call = d.s.calls[call_id]
     if call.generation == d.s.generation:
-        if d.s.capabilities.delete and call.item_id:
-            d.ask(fx.DeleteItem(call.item_id), "delete_item", ref=call.item_id)
-        else:
-            d.ask(fx.AddOutput(call_id, _WITHDRAWN), "add_output", ref=call_id)
+        _forget_item(d, call.item_id, call_id)
     d.s.calls = with_(d.s.calls, call_id, replace(call, told="deleted"))
+
+
+def _forget_item(d: Draft, item_id: str, call_id: str) -> None:
+    if d.s.capabilities.delete and item_id:
+        d.ask(fx.DeleteItem(item_id), "delete_item", ref=item_id)
+    else:
+        d.ask(fx.AddOutput(call_id, _WITHDRAWN), "add_output", ref=call_id)
 
 
 def output_refused(d: Draft, call_id: str) -> None:

@@ -17,7 +17,7 @@ from voicebus.services.session.core import calls, playback, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft
-from voicebus.services.session.core.state import Create, ItemRecord
+from voicebus.services.session.core.state import Create, ItemRecord, State
 
 HELPS = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1015})
 """Close codes after which a new connection may succeed. Not 1008 or 4000: the same would follow."""
@@ -184,22 +184,23 @@ def rotate_if_silent(d: Draft, dial: fx.Dial) -> None:
     if not d.s.expiring_told:
         d.s.expiring_told = True
         d.publish(SessionExpiring(at=d.s.expires_us // 1_000_000))
-    if not _silent(d):
+    if not is_silent(d.s):
         return
     d.publish(SessionReconnecting(reason="rotation", attempt=1))
     _leave_connection(d, "rotation")
     redial(d, dial)
 
 
-def _silent(d: Draft) -> bool:
+def is_silent(state: State) -> bool:
+    """Nobody speaks and nothing is about to be said: a connection may be changed unheard."""
     return not (
-        d.s.speaking_us
-        or d.s.unanswered
-        or d.s.creating is not None
-        or d.s.queue
-        or d.s.playback
-        or d.s.update is not None
-        or any(response.active for response in d.s.responses.values())
+        state.speaking_us
+        or state.unanswered
+        or state.creating is not None
+        or state.queue
+        or state.playback
+        or state.update is not None
+        or any(response.active for response in state.responses.values())
     )
 
 

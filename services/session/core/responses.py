@@ -279,6 +279,12 @@ def is_interrupted(d: Draft, response_id: str) -> bool:
     return response is not None and response.interrupted
 
 
+def is_over(d: Draft, response_id: str) -> bool:
+    """Whether it has ended, or was given up: what still comes of it is too late."""
+    response = d.s.responses.get(response_id)
+    return response is not None and not response.active
+
+
 def is_out_of_band(d: Draft, response_id: str) -> bool:
     """Whether its items stand in no conversation."""
     response = d.s.responses.get(response_id)

@@ -156,7 +156,7 @@ def _decide(d: Draft, event: i.AnyInput) -> None:
             calls.began(d, event)
         case i.OutputItemDone():
             responses.seen(d, event.response_id)
-            calls.closed(d, event.response_id, event.output_index, event.item)
+            calls.wrote(d, event)
         case i.SoundDone():
             playback.sound_done(d, event)
         case i.ResponseDone():

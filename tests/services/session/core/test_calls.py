@@ -234,6 +234,18 @@ def test_without_tools_the_model_is_told_that_there_are_none() -> None:
     assert "there are: none" in told(effects, "c1")["message"]
 
 
+def test_a_call_of_a_response_that_was_given_up_is_nobodys_and_does_not_dangle() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created())
+    stage.command("interrupt")
+    stage.wait(6)
+
+    effects = stage.play(*call("r1", "c1", "a"), done())
+
+    assert events(effects) == []
+    assert of(effects, fx.DeleteItem) == [fx.DeleteItem("item-c1")]
+
+
 # --- how they end -----------------------------------------------------------------------------
 
 
