@@ -222,6 +222,8 @@ def ended(d: Draft, event: i.ToolEnded) -> None:
     d.do(fx.ForgetOutcome(event.call_id))
     if call is None:
         return
+    if call.phase not in ("running", "cancelling", "ended"):
+        return  # nobody was asked to run it
     if call.phase == "ended":
         if event.status == "ok":
             d.publish(ToolCallLateResult(call_id=call.call_id, name=call.name, result=event.result))

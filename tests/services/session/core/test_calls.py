@@ -262,6 +262,14 @@ def test_the_first_outcome_stands_and_a_late_result_is_an_event() -> None:
     assert of(late, fx.ForgetOutcome) == [fx.ForgetOutcome("c0"), fx.ForgetOutcome("c0")]
 
 
+def test_the_outcome_of_a_call_that_nobody_was_asked_to_run_is_only_forgotten() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created(), *call("r1", "c1", "a"))
+
+    assert stage.play(tool_ok("c1")) == [fx.ForgetOutcome("c1")]
+    assert len(of(stage.play(done()), fx.Submit)) == 1
+
+
 def test_the_outcome_of_an_unknown_call_is_only_forgotten() -> None:
     assert Stage().play(tool_ok("nobody's")) == [fx.ForgetOutcome("nobody's")]
 
