@@ -42,10 +42,13 @@ from voicebus.services.transport.media.pieces import (
 )
 from voicebus.services.transport.moment import Moment
 from voicebus.services.transport.outbox import Outbox, Write
-from voicebus.services.transport.playout import Playout, Publish
+from voicebus.services.transport.playout import Passed, Playout, Publish
 from voicebus.services.transport.ring import Ring
 
 ALIVE_EVERY_S = 5.0
+TELL_SOUND_S = 0.2
+"""Pieces of one item are told together, so often at most: a decision needs no more, and an event
+per 20 ms frame cost more than the sound itself."""
 HANG_UP_BY_S = 2.0
 """A provider that takes no frames is hung up without having got them."""
 NORMAL_CLOSE = 1000
@@ -100,6 +103,14 @@ class Line(enum.Enum):
     CLOSING = "closing"
 
 
+class _Untold(NamedTuple):
+    """Sound that has passed and was not yet told."""
+
+    piece: SoundDelta
+    samples: int
+    is_published: bool
+
+
 class Limits(NamedTuple):
     """The bounds of a conversation."""
 
@@ -139,6 +150,9 @@ class Conversation:
         self._hang_up_by_s: float | None = None
         self._why_closing: str | None = None
         self._alive_told_s: float | None = None
+        self._untold: _Untold | None = None
+        self._sound_told_s = 0.0
+        self._sound_told_of: tuple[str, int] | None = None
         self._dropped_in = Drops()
         self._dropped_out = Drops()
 
@@ -168,9 +182,11 @@ class Conversation:
             case _:
                 return [Count("refused_unknown_order")]
 
-    def flush(self, order: Flush) -> list[Effect]:
+    def flush(self, order: Flush, now: Moment) -> list[Effect]:
         """Never publish sound of these responses again."""
-        return [*self.playout.flush(order.responses, order.why)]
+        flushed = [*self.playout.flush(order.responses, order.why)]
+        # The session is about to say what was heard: never more than it knows was published.
+        return [*flushed, *self._tell_sound(now)]
 
     def _dial(self, order: Dial, now: Moment) -> list[Effect]:
         if order.generation <= self.generation:
@@ -287,21 +303,49 @@ class Conversation:
         passed = self.playout.delta(piece, listened=listened, now_s=now.s)
         effects: list[Effect] = list(passed.out)
         if passed.samples:
-            effects += self._up(
-                SoundPassed,
-                now,
-                turn_id=piece.turn_id,
-                item_id=piece.item_id,
-                content_index=piece.content_index,
-                samples=passed.samples,
-                published=passed.is_published,
-            )
+            effects += self._passed(piece, passed, now)
         if passed.dropped_ms:
             self._dropped_out.add(
                 passed.dropped_ms, f"nobody listened for {self._limits.hold_s:g} s"
             )
             effects += [Count("sound_out_drops"), *self._tell_drops(now)]
         return effects
+
+    def _passed(self, piece: SoundDelta, passed: Passed, now: Moment) -> list[Effect]:
+        """Tell of a piece: the first of an item at once, the others together."""
+        effects: list[Effect] = []
+        untold = self._untold
+        if untold is not None and (
+            untold.piece.item_id != piece.item_id
+            or untold.piece.content_index != piece.content_index
+            or untold.is_published != passed.is_published
+        ):
+            effects += self._tell_sound(now)
+            untold = None
+        before = 0 if untold is None else untold.samples
+        self._untold = _Untold(piece, before + passed.samples, passed.is_published)
+        is_new = self._sound_told_of != (piece.item_id, piece.content_index)
+        if is_new or now.s - self._sound_told_s >= TELL_SOUND_S:
+            effects += self._tell_sound(now)
+        return effects
+
+    def _tell_sound(self, now: Moment) -> list[Effect]:
+        """What has passed and was not told: before anything that came after it."""
+        untold, self._untold = self._untold, None
+        if untold is None:
+            return []
+        piece = untold.piece
+        self._sound_told_s = now.s
+        self._sound_told_of = (piece.item_id, piece.content_index)
+        return self._up(
+            SoundPassed,
+            now,
+            turn_id=piece.turn_id,
+            item_id=piece.item_id,
+            content_index=piece.content_index,
+            samples=untold.samples,
+            published=untold.is_published,
+        )
 
     def _own_flush(self, now: Moment) -> list[Effect]:
         if not self._flush_on_speech:
@@ -315,6 +359,7 @@ class Conversation:
     def _over(
         self, now: Moment, *, code: int | None, reason: str, http_status: int | None = None
     ) -> list[Effect]:
+        told = self._tell_sound(now)
         unsent = self.outbox.clear()
         self.caller.is_released = False
         self.line = Line.IDLE
@@ -331,7 +376,7 @@ class Conversation:
         )
         # Beyond the ring's bound as well: that it is over must be known.
         self.ring.append([encode(closed)])
-        return [Count("frames_unsent_at_close", unsent)] if unsent else []
+        return [*told, Count("frames_unsent_at_close", unsent)] if unsent else told
 
     # --- the caller's sound ---------------------------------------------------------------
 
@@ -383,8 +428,9 @@ class Conversation:
         return [*out, *self._tell_drops(now, at_once=True)] if out else []
 
     def tick(self, now: Moment) -> list[Effect]:
-        """Once a second: tell what was dropped; hang up where the provider takes nothing."""
-        effects = self._tell_drops(now)
+        """Once a second: tell what passed and what was dropped; hang up where the provider takes
+        nothing."""
+        effects = [*self._tell_sound(now), *self._tell_drops(now)]
         if self._hang_up_by_s is not None and now.s >= self._hang_up_by_s:
             effects += self.hang_up()
         return effects
@@ -405,6 +451,12 @@ class Conversation:
         self, kind: type[E], now: Moment, *, payload: bytes | None = None, **fields: object
     ) -> list[Effect]:
         """Number an event and keep it; at the ring's bound the connection is given up."""
+        before = self._tell_sound(now) if self._untold is not None else []
+        return [*before, *self._number(kind, now, payload=payload, **fields)]
+
+    def _number(
+        self, kind: type[E], now: Moment, *, payload: bytes | None = None, **fields: object
+    ) -> list[Effect]:
         if self._events_lost:
             return [Count("events_lost")]
         if self.ring.is_full():

@@ -3,11 +3,15 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import broadcast
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.frames import DATA_OPCODES, CloseCode, Frame, Opcode
+from websockets.protocol import Event, State
 
 from voicebus.services.transport.media.address import Address
 from voicebus.services.transport.outbox import HangUpNow, Next, WaitUntil, Write, WriteSound
@@ -64,14 +68,81 @@ class _Connect(connect):
         return exc
 
 
+class _Connection(ClientConnection):
+    """Hands messages on as they come out of the parser, without a queue and a task between.
+
+    Nothing that is done with a message waits, so that there is nothing to hold back.
+    """
+
+    def __init__(self, *arguments: Any, told: "ProviderSocket", **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.failure: Exception | None = None
+        """A bug of ours in a handler."""
+        self._told = told
+        self._early: list[Frame] | None = []
+        """What comes in the same breath as the handshake's answer."""
+        self._parts: list[Frame] = []
+        self._is_over = False
+
+    def begin(self) -> None:
+        """From now on messages are wanted."""
+        early, self._early = self._early or [], None
+        for frame in early:
+            self._data(frame)
+
+    def process_event(self, event: Event) -> None:
+        """A frame, or the handshake's answer."""
+        if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
+            if self._early is not None:
+                self._early.append(event)
+            else:
+                self._data(event)
+            return
+        super().process_event(event)
+
+    def resume_writing(self) -> None:
+        """The socket takes frames again."""
+        super().resume_writing()
+        self._told.wake()
+
+    def _data(self, frame: Frame) -> None:
+        if self._is_over:
+            return
+        if not frame.fin or self._parts:
+            self._parts.append(frame)
+            if not frame.fin:
+                return
+            parts, self._parts = self._parts, []
+            frame = Frame(parts[0].opcode, b"".join(bytes(part.data) for part in parts))
+        try:
+            is_text = frame.opcode is Opcode.TEXT
+            message = str(frame.data, "utf-8") if is_text else bytes(frame.data)
+        except UnicodeDecodeError as error:
+            self._give_up(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
+            return
+        try:
+            self._told.received(message)
+        except Exception as error:
+            self._is_over = True
+            self.failure = error
+            self.transport.abort()
+
+    def _give_up(self, code: CloseCode, why: str) -> None:
+        self._is_over = True
+        self.protocol.fail(code, why)
+        self.send_data()
+        self.loop.call_later(CLOSE_S, self.transport.abort)
+
+
 class ProviderSocket:
     """One connection of one conversation."""
 
     def __init__(self, target: Target, port: Port) -> None:
         self._target = target
         self._port = port
-        self._connection: ClientConnection | None = None
-        self._wake = asyncio.Event()
+        self._connection: _Connection | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_sending = False
         self._is_detached = False
         self._closing: asyncio.Task[None] | None = None
         self._is_running = False
@@ -79,8 +150,23 @@ class ProviderSocket:
         self.task = asyncio.create_task(self._run())
 
     def wake(self) -> None:
-        """There may be something to send."""
-        self._wake.set()
+        """There may be something to send: it goes out at once, as far as the socket takes it."""
+        connection = self._connection
+        if connection is None or self._is_sending:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._is_sending = True
+        try:
+            self._send(connection)
+        finally:
+            self._is_sending = False
+
+    def received(self, message: str | bytes) -> None:
+        """A message of the provider's."""
+        if not self._is_detached:
+            self._port.received(message)
 
     def close(self) -> None:
         """Stop dialling, or close with 1000; bounded, and told by `ended` like any other end."""
@@ -112,8 +198,9 @@ class ProviderSocket:
     async def _talk(self) -> Ended:
         target = self._target
         try:
-            connection = self._connection = await _Connect(
+            dialled = await _Connect(
                 target.address.url,
+                create_connection=cast(Any, partial(_Connection, told=self)),
                 additional_headers=target.headers,
                 compression=None,
                 open_timeout=target.open_timeout_s,
@@ -126,50 +213,39 @@ class ProviderSocket:
             )
         except Exception as error:
             return _refused(error, target)
+        connection = self._connection = cast(_Connection, dialled)
         if not self._is_detached:
             self._port.opened()
-        sending = asyncio.create_task(self._send(connection))
+        connection.begin()
+        self.wake()
         try:
-            while True:
-                message = await connection.recv()
-                if not self._is_detached:
-                    self._port.received(message)
-        except ConnectionClosed as closed:
-            return _closed(connection, closed)
+            await connection.wait_closed()
         finally:
-            sending.cancel()
-            (sent,) = await asyncio.gather(sending, return_exceptions=True)
-            if isinstance(sent, Exception):
-                raise sent
+            if self._timer is not None:
+                self._timer.cancel()
+        if connection.failure is not None:
+            raise connection.failure
+        return _closed(connection, connection.protocol.close_exc)
 
-    async def _send(self, connection: ClientConnection) -> None:
-        loop = asyncio.get_running_loop()
+    def _send(self, connection: _Connection) -> None:
         port = self._port
-        try:
-            while not self._is_detached:
-                self._wake.clear()
-                todo = port.next()
-                match todo:
-                    case WriteSound():
-                        await connection.send(port.wrap(todo.sound.samples), text=True)
-                        port.wrote(todo)
-                    case Write():
-                        await connection.send(todo.frame, text=True)
-                        port.wrote(todo)
-                    case HangUpNow():
-                        port.hang_up()
-                    case WaitUntil(until_s):
-                        timer = loop.call_at(until_s, self._wake.set)
-                        await self._wake.wait()
-                        timer.cancel()
-                    case None:
-                        await self._wake.wait()
-        except ConnectionClosed:
-            pass  # the reader sees it as well, and tells
-        except Exception:
-            # A bug: without its sender the connection is of no use.
-            connection.transport.abort()
-            raise
+        while not self._is_detached and not connection.paused and connection.state is State.OPEN:
+            todo = port.next()
+            match todo:
+                case WriteSound():
+                    # For one receiver: the library's only send that does not have to be awaited.
+                    broadcast([connection], port.wrap(todo.sound.samples), text=True)
+                    port.wrote(todo)
+                case Write():
+                    broadcast([connection], todo.frame, text=True)
+                    port.wrote(todo)
+                case HangUpNow():
+                    port.hang_up()
+                case WaitUntil(until_s):
+                    self._timer = asyncio.get_running_loop().call_at(until_s, self.wake)
+                    return
+                case None:
+                    return
 
     async def _close(self, connection: ClientConnection) -> None:
         try:

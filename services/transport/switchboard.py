@@ -122,7 +122,7 @@ class Switchboard:
             case words.Flush():
                 call = self._calls.get(message.session_id)
                 if call is not None and call.shard == shard:
-                    self._perform(call, call.conversation.flush(message))
+                    self._perform(call, call.conversation.flush(message, now))
             case _:
                 self._ordered(message, payload[0] if len(payload) == 1 else None, shard, now)
 
