@@ -1,18 +1,57 @@
 """`voicebus down`: stop all processes in order and leave nothing behind."""
 
+import asyncio
 import sys
+from pathlib import Path
+from typing import Annotated
 
-from voicebus.cli import folders, stack
+import typer
+
+from voicebus.bus.endpoints import Endpoints
+from voicebus.cli import calm, folders, stack
 from voicebus.cli.options import RunDir
+from voicebus.services.supervisor import Supervisor
 
 
-def down(run_dir: RunDir = None) -> None:
+def down(
+    run_dir: RunDir = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Take no new calls and wait so long for those that are there. Default: do not.",
+        ),
+    ] = 0.0,
+) -> None:
     """Stop all processes in order; leave no process, socket or lock. Also after a crash."""
     folder = folders.choose(run_dir)
-    ended = stack.stop(folder, lambda text: print(text, file=sys.stderr, flush=True))
+    if wait > 0:
+        _wait(folder, wait)
+    ended = stack.stop(folder, _tell)
     if ended.processes:
         for straggler in ended.stragglers:
             print(f"ended by force: process {straggler}", file=sys.stderr)
         print(f"Voicebus has stopped in {folder}")
     else:
         print(f"nothing was running in {folder}")
+
+
+def _wait(folder: Path, within_s: float) -> None:
+    """For the last conversation to end."""
+    if not any(folder.glob("session-*.commands")):
+        return
+    calm.take_no_more(Supervisor(folder))
+    left = asyncio.run(
+        calm.until(
+            Endpoints(folder),
+            lambda found: not found,
+            within_s,
+            lambda found: _tell(f"waiting for {len(found)} conversations to end"),
+        )
+    )
+    if left:
+        _tell(f"{len(left)} conversations are still open after {within_s:g} s and are cut")
+
+
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -183,7 +183,7 @@ class Reception:
             self._house.feed(conversation, i.TalkerSeen(now_us=now_us))
 
     def _open(self, command: c.Command, data: c.Open) -> None:
-        if self.draining:
+        if self.draining or self._runtime.is_leaving:
             raise Refused("draining", f"session-{self._number} is being stopped", after_ms=1000)
         if self._house.journal_lost:
             raise Refused("busy", "the journal cannot be written", after_ms=2000)

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from voicebus.services.session.conversation import Conversation
+from voicebus.services.session.core.recovery import is_silent
 
 
 def summary(conversation: Conversation) -> dict[str, Any]:
@@ -14,6 +15,7 @@ def summary(conversation: Conversation) -> dict[str, Any]:
         "session_id": conversation.session_id,
         "seq": conversation.head,
         "state": state.phase,
+        "silent": is_silent(state),
         "model": state.model,
         "provider": state.vendor,
         "created_us": conversation.created_us,

@@ -16,8 +16,6 @@ from voicebus.services.tools.membership import Membership
 from voicebus.services.tools.pool import Key, Lane, Pool, PoolSettings
 
 BEAT_S = 0.25
-DRAIN_S = 5.0
-"""How long running calls may take to end when the host is stopped."""
 FAREWELL_S = 0.5
 
 _cancels = msgspec.json.Decoder(events.Cancel)
@@ -56,6 +54,8 @@ class Toolhost:
             await asyncio.sleep(BEAT_S)
             for one in self._memberships.values():
                 one.beat()
+            if self._runtime.stopping.is_set():
+                continue  # it says that it is draining
             if all(one.is_welcome.is_set() for one in self._memberships.values()):
                 self._runtime.ready()
             else:
@@ -65,7 +65,7 @@ class Toolhost:
         """Finish what runs, within bounds, and say goodbye."""
         for one in self._memberships.values():
             one.leave()
-        await self.pool.drain(DRAIN_S)
+        await self.pool.drain(self._runtime.settings.drain_s)
         self.pool.close()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):

@@ -13,7 +13,6 @@ from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import measured, scene
 from voicebus.bus.messages.system import ProcessReport
 from voicebus.bus.sockets import Sockets
-from voicebus.cli import stack as stacks
 from voicebus.cli.testing import Stack
 
 ROLES = ("simulator-0", "transport-0", "session-0", "dispatcher-0", "toolhost-0")
@@ -83,7 +82,8 @@ def test_whoever_is_frozen_is_named_and_goes_on(start_stack: StartStack) -> None
     assert [(one.process, one.pid) for one in found] == [(name, before[name]) for name in ROLES]
     assert all("stopped" in (one.why or "") for one in found)
     assert cell.pids() == before
-    assert stacks.status(cell.run_dir).is_ready
+    for name in ROLES:
+        cell.wait_ready(name)
 
 
 def test_a_session_process_that_stays_frozen_is_replaced_and_its_caller_goes_on(

@@ -1,0 +1,67 @@
+"""Waiting for conversations: for a silence of all of them, or for the end of the last."""
+
+import asyncio
+import contextlib
+import signal
+import time
+import xmlrpc.client
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from voicebus.bus.endpoints import Endpoints
+from voicebus.client import ClientError, RealtimeClient
+from voicebus.services.supervisor import Silent, Supervisor
+
+Sessions = list[dict[str, Any]]
+
+LOOK_S = 0.1
+TELL_S = 5.0
+ANSWER_S = 2.0
+
+
+async def until(
+    endpoints: Endpoints,
+    met: Callable[[Sessions], bool],
+    within_s: float,
+    tell: Callable[[Sessions], None],
+) -> Sessions:
+    """Look at the open conversations until they are as wanted, or for so long. Those that are
+    there at the end; none when no session process answers."""
+    shards = sum(1 for _ in endpoints.run_dir.glob("session-*.commands"))
+    begun = told = time.monotonic()
+    async with RealtimeClient(endpoints, shards=max(1, shards), deadline_s=ANSWER_S) as client:
+        while True:
+            found = await _sessions(client)
+            now = time.monotonic()
+            if met(found) or now - begun >= within_s:
+                return found
+            if now - told > TELL_S:
+                told = now
+                tell(found)
+            await asyncio.sleep(LOOK_S)
+
+
+async def _sessions(client: RealtimeClient) -> Sessions:
+    asked: list[Awaitable[Sessions]] = [client.sessions(shard) for shard in range(client.shards)]
+    found: Sessions = []
+    for answer in await asyncio.gather(*asked, return_exceptions=True):
+        if isinstance(answer, ClientError):
+            continue  # it is being restarted, or gone
+        if isinstance(answer, BaseException):
+            raise answer
+        found += answer
+    return found
+
+
+def are_silent(sessions: Sessions) -> bool:
+    """Nobody speaks and nothing is about to be said."""
+    return all(one.get("silent", False) for one in sessions)
+
+
+def take_no_more(supervisor: Supervisor) -> None:
+    """The session processes refuse new conversations from now on; those that are there go on."""
+    with contextlib.suppress(Silent, OSError):
+        for name, program in supervisor.now().items():
+            if name.startswith("session-") and program.pid:
+                with contextlib.suppress(xmlrpc.client.Fault):
+                    supervisor.send_signal(name, signal.SIGUSR2)

@@ -1,0 +1,171 @@
+"""`voicebus restart`: other code, the same conversations."""
+
+import asyncio
+import sys
+import time
+import xmlrpc.client
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voicebus.bus import testing
+from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.messages.system import State
+from voicebus.cli import calm, folders, stack
+from voicebus.cli.options import RunDir
+from voicebus.cli.problems import Problem
+from voicebus.services.supervisor import Program, Silent, Supervisor
+
+ORDER = (
+    "tools",
+    "dispatcher",
+    "session",
+    "transport",
+    "gateway",
+    "relay",
+    "recorder",
+    "simulator",
+    "health",
+)
+"""What costs least first."""
+SILENCE_S = 30.0
+READY_S = 60.0
+NEXT_HOST = "toolhost-1"
+HOST = "toolhost-0"
+
+
+def restart(
+    roles: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="ROLE…",
+            help="session, tools, dispatcher, transport, gateway, recorder; or all.",
+        ),
+    ],
+    run_dir: RunDir = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", help="How long a transport waits for a silence of all conversations."
+        ),
+    ] = SILENCE_S,
+) -> None:
+    """Restart roles one process after the other while calls go on; return when each is ready.
+
+    session: its conversations wait half a second and go on, the sound does not pause. tools: the
+    next host takes the new calls while the old one finishes what runs. transport: waits for a
+    silence, then its conversations reconnect to the provider and are told their history.
+    """
+    wanted = ORDER if "all" in roles else tuple(dict.fromkeys(roles))
+    for role in wanted:
+        if role not in ORDER:
+            raise Problem(f"there is no role {role!r} to restart (known: {', '.join(ORDER)}, all)")
+    work = Restart(folders.choose(run_dir), wait)
+    for role in sorted(wanted, key=ORDER.index):
+        work.role(role, must_be_there="all" not in roles)
+
+
+class Restart:
+    """Restarts the roles of one run folder."""
+
+    def __init__(
+        self, run_dir: Path, silence_s: float = SILENCE_S, tell: stack.Tell | None = None
+    ) -> None:
+        """Raises Problem when nothing runs there."""
+        self._endpoints = Endpoints(run_dir)
+        self._supervisor = Supervisor(run_dir)
+        self._silence_s = silence_s
+        self._tell = tell or _print
+        try:
+            self._programs = self._supervisor.programs() if self._supervisor.pid() else {}
+        except (Silent, OSError, xmlrpc.client.Error) as error:
+            raise Problem(f"supervisord in {run_dir} gives no answer: {error}") from None
+        if not self._programs:
+            raise Problem(
+                f"Voicebus does not run in {run_dir}; "
+                f"start it with `voicebus up --run-dir {run_dir}`"
+            )
+
+    def role(self, role: str, *, must_be_there: bool = True) -> None:
+        """All processes of a role, one after the other. Raises Problem."""
+        if role == "tools":
+            self._tools()
+            return
+        mine = [one for one in self._programs.values() if one.name.startswith(f"{role}-")]
+        running = [one for one in mine if one.pid or one.has_fallen]
+        if not running and must_be_there:
+            raise Problem(f"no {role} runs in {self._endpoints.run_dir}")
+        for program in running:
+            if role == "transport":
+                self._wait_for_silence()
+            self._again(program)
+
+    def _again(self, program: Program) -> None:
+        begun = time.monotonic()
+        self._stop(program.name)
+        self._start(program.name, after=program.pid)
+        self._tell(f"{program.name} is ready again after {time.monotonic() - begun:.1f} s")
+
+    def _tools(self) -> None:
+        """By generation: there is always a host that takes calls."""
+        if HOST not in self._programs:
+            raise Problem(f"no tool host runs in {self._endpoints.run_dir}")
+        before = self._supervisor.now()[HOST].pid
+        self._start(NEXT_HOST, after=0)
+        self._tell(f"{NEXT_HOST} takes the new calls; {HOST} finishes what runs")
+        self._stop(HOST)
+        self._start(HOST, after=before)
+        self._stop(NEXT_HOST)
+        self._tell(f"{HOST} is ready again")
+
+    def _wait_for_silence(self) -> None:
+        begun = time.monotonic()
+        left = asyncio.run(
+            calm.until(
+                self._endpoints,
+                calm.are_silent,
+                self._silence_s,
+                lambda now: self._tell(f"waiting for a silence: {_busy(now)}"),
+            )
+        )
+        waited_s = time.monotonic() - begun
+        if not calm.are_silent(left):
+            self._tell(
+                f"no silence within {self._silence_s:g} s ({_busy(left)}): their turns are cut"
+            )
+        elif waited_s > 1:
+            self._tell(f"silence after {waited_s:.1f} s")
+
+    def _stop(self, name: str) -> None:
+        try:
+            self._supervisor.stop(name)
+        except (Silent, OSError, xmlrpc.client.Error) as error:
+            raise Problem(f"{name} did not stop: {error}; see voicebus status") from None
+
+    def _start(self, name: str, *, after: int) -> None:
+        role, _, number = name.rpartition("-")
+        try:
+            self._supervisor.start(name, wait=False)
+            asyncio.run(
+                testing.next_state(
+                    self._endpoints, role, int(number), lambda one: _is_next(one, after), READY_S
+                )
+            )
+        except (TimeoutError, Silent, OSError, xmlrpc.client.Error) as error:
+            log = self._supervisor.now()[name].log
+            tail = "".join(f"\n  | {line}" for line in stack.log_tail(log, 5))
+            raise Problem(f"{name} did not get ready: {error}{tail}\n  log: {log}") from None
+
+
+def _is_next(state: State, after: int) -> bool:
+    return state.state == "ready" and state.pid != after
+
+
+def _busy(sessions: calm.Sessions) -> str:
+    loud = [one["session_id"] for one in sessions if not one.get("silent")]
+    return f"{len(loud)} of {len(sessions)} conversations are not silent"
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,168 @@
+"""Other code, the same conversations: each role is restarted in the middle of a call."""
+
+import asyncio
+
+import pytest
+
+from tests.end_to_end.cells import SCENARIO, Acts
+from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.support import Caller, scene
+from voicebus.bus import testing
+from voicebus.bus.endpoints import Endpoints
+from voicebus.cli import calm
+from voicebus.cli.problems import Problem
+from voicebus.cli.restart import Restart
+from voicebus.cli.testing import Stack
+
+
+@pytest.fixture(scope="module")
+def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
+    return Acts(tmp_path_factory.mktemp("tools"))
+
+
+@pytest.fixture(scope="module")
+def cell(start_shared_stack: StartStack, acts: Acts) -> Stack:
+    return start_shared_stack(scenario=SCENARIO, tools=acts.specs)
+
+
+async def restart(cell: Stack, *roles: str, silence_s: float = 20.0) -> list[str]:
+    """What it told meanwhile."""
+    told: list[str] = []
+
+    def work() -> None:
+        one = Restart(cell.run_dir, silence_s, told.append)
+        for role in roles:
+            one.role(role)
+
+    await asyncio.to_thread(work)
+    return told
+
+
+async def speaking(caller: Caller) -> str:
+    """The assistant speaks now, for three seconds. Its turn."""
+    before = len(caller.pieces())
+    await caller.session.send_text("slow tone")
+    await caller.until(lambda: len(caller.pieces()) > before + 5, "the beginning of the tone")
+    return caller.pieces()[-1][1].turn_id
+
+
+async def test_a_session_process_is_replaced_in_mid_sentence_unheard(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        turn = await speaking(caller)
+        await restart(cell, "session")
+        await caller.event("assistant_turn_completed", turn_id=turn)
+        await caller.turn("short tone")
+        await caller.until(
+            lambda: sum(piece.count for _, piece in caller.pieces(turn)) == 3000 * 24, "all sound"
+        )
+
+        assert len({one.header.inc for one in caller.events}) == 2
+        assert not caller.found("session_reconnecting")
+        assert not caller.found("assistant_turn_completed", status="incomplete")
+
+
+async def test_a_running_call_ends_where_it_runs_while_the_next_host_takes_new_ones(
+    cell: Stack, acts: Acts
+) -> None:
+    async with scene(cell) as on:
+        caller, other = await on.caller(), await on.caller()
+        await caller.session.send_text("tally slowly")
+        call = (await caller.event("tool_call_dispatched")).data.call_id
+        async with asyncio.timeout(10):
+            while not acts.done(call):  # noqa: ASYNC110  (a file tells nobody)
+                await asyncio.sleep(0.01)
+        before = cell.pids()["toolhost-0"]
+        changing = asyncio.create_task(restart(cell, "tools"))
+        await cell.ready("toolhost-1")
+        await other.turn("tally")
+        done = await caller.event("tool_call_completed", call_id=call)
+        await changing
+        await other.turn("tally")
+
+        assert done.data.result == {"tally": "one mark"}
+        assert acts.done(call) == ["tally", "tallied"]
+        assert len(other.found("tool_call_completed")) == 2
+        pids = cell.pids()
+        assert pids["toolhost-0"] != before
+        assert "toolhost-1" not in pids
+
+
+async def test_a_dispatcher_is_replaced_while_a_call_runs(cell: Stack, acts: Acts) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        await caller.session.send_text("tally slowly")
+        call = (await caller.event("tool_call_dispatched")).data.call_id
+        await restart(cell, "dispatcher")
+        await caller.event("tool_call_completed", call_id=call)
+        await caller.event("assistant_turn_completed", nth=2)
+
+        assert acts.done(call) == ["tally", "tallied"]
+
+
+async def test_a_transport_is_replaced_in_a_silence_and_its_conversations_move(
+    cell: Stack,
+) -> None:
+    async with scene(cell) as on:
+        caller, quiet = await on.caller(plays=True), await on.caller()
+        on.transport_was_killed = True
+        await quiet.turn("short tone")
+        turn = await speaking(caller)
+        told = await restart(cell, "transport")
+        for one in (caller, quiet):
+            await one.event("session_resumed")
+            await one.turn("short tone")
+
+        assert not any("no silence" in one for one in told)
+        assert caller.found("assistant_turn_completed", turn_id=turn, status="completed")
+        lost = caller.found("session_reconnecting")[0]
+        done = caller.found("assistant_turn_completed", turn_id=turn)[0]
+        assert (done.seq or 0) < (lost.seq or 0)
+        assert not caller.found("assistant_turn_completed", status="incomplete")
+        assert sum(piece.count for _, piece in caller.pieces(turn)) == 3000 * 24
+
+
+async def test_a_transport_waits_for_a_silence_no_longer_than_it_was_told(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        on.transport_was_killed = True
+        await speaking(caller)
+        told = await restart(cell, "transport", silence_s=0.2)
+        await caller.event("session_resumed")
+        await caller.turn("short tone")
+
+        assert any(one.startswith("no silence within 0.2 s (1 of 1") for one in told)
+
+
+async def test_who_leaves_takes_no_new_calls_and_lets_the_others_end(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        calm.take_no_more(cell.supervisor)
+        leaving = await cell_state(cell, "draining")
+        code, message = await on.line.refused("open", {"config": {}})
+        await caller.turn("short tone")
+        waiting = asyncio.create_task(
+            calm.until(cell.endpoints, lambda found: not found, 20.0, lambda found: None)
+        )
+        await caller.close()
+
+        assert leaving == "draining"
+        assert code == "draining"
+        assert "session-0" in message
+        assert await waiting == []
+    await restart(cell, "session")
+
+
+async def cell_state(cell: Stack, state: str) -> str:
+    found = await testing.next_state(cell.endpoints, "session", 0, lambda one: one.state == state)
+    return found.state
+
+
+def test_a_role_that_does_not_run_is_named(cell: Stack) -> None:
+    with pytest.raises(Problem, match="no recorder runs in"):
+        Restart(cell.run_dir).role("recorder")
+
+
+def test_a_folder_in_which_nothing_runs_is_named() -> None:
+    with pytest.raises(Problem, match="does not run in"):
+        Restart(Endpoints("/tmp/vb-nowhere").run_dir)
