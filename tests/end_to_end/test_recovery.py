@@ -79,6 +79,26 @@ def test_a_connection_cut_in_mid_answer_is_replaced_and_the_answer_given(
     asyncio.run(story())
 
 
+def test_a_session_that_expires_in_mid_answer_goes_on_where_it_was(
+    start_stack: StartStack,
+) -> None:
+    # An error session_expired, then close code 1001, which is not a clean end.
+    cell = start_stack(scenario="expires")
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            caller = await one.caller()
+            await caller.session.send_text("hello there")
+            lost = await caller.event("session_reconnecting")
+            await caller.event("session_resumed")
+            await caller.event("assistant_turn_completed", status="completed")
+
+            assert lost.data.reason.startswith("1001")  # type: ignore[union-attr]
+            assert not caller.found("session_closed")
+
+    asyncio.run(story())
+
+
 def test_a_tool_that_ends_after_a_reconnect_is_told_as_context(
     start_stack: StartStack, tmp_path: Path
 ) -> None:

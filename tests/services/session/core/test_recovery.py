@@ -388,6 +388,37 @@ def test_an_update_under_way_is_asked_for_again() -> None:
     assert replies(told) == {"update-1": "ok"}
 
 
+def test_a_session_may_be_closed_while_it_has_no_connection() -> None:
+    stage = Stage()
+    stage.play(cut())
+
+    told = stage.command("close")
+    told += stage.wait(30)
+
+    assert [one.reason for one in of(told, SessionClosed)] == ["client"]
+    assert not of(told, fx.Dial)
+    assert list(replies(told).values()) == ["ok"]
+
+
+def test_closed_twice_the_second_is_told_that_it_is_gone() -> None:
+    stage = Stage()
+    stage.command("close")
+
+    assert list(replies(stage.command("close")).values()) == ["gone"]
+
+
+def test_an_interrupt_without_a_connection_asks_nobody() -> None:
+    stage = Stage()
+    stage.play(created("r1"), *message("r1", "a1"), sound("r1", "a1", ms=5000), cut())
+
+    told = stage.command("interrupt")
+    told += stage.wait(0.05)
+
+    assert [one.why for one in of(told, fx.Flush)] == ["manual"]
+    assert not of(told, fx.CancelResponse)
+    assert not of(told, fx.TruncateItem)
+
+
 # --- a restarted transport --------------------------------------------------------------------
 
 
