@@ -1,0 +1,303 @@
+"""Programs elsewhere: with the right key they hold conversations, with another nothing."""
+
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from voicebus.bus import curve
+from voicebus.bus.sockets import Keys
+from voicebus.cli import keys as cli_keys
+from voicebus.cli.plan import PORTS
+from voicebus.cli.testing import Stack
+from voicebus.client import CommandRefused, RealtimeClient, RealtimeSession, Sound
+from voicebus.client.remote import Elsewhere, read_keys
+
+HOST = "127.0.0.1"
+SCENARIO = Path(__file__).parents[1] / "examples" / "weather.toml"
+QUIET_MS = 300
+WITHIN_MS = 10_000
+
+
+def _free_port() -> int:
+    """Three in a row that nobody has now."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as probe:
+        return probe.bind_to_random_port(f"tcp://{HOST}", PORTS.start + 9_000, PORTS.stop - 3)
+
+
+class Door:
+    """A cell with a relay, and the key files of its clients."""
+
+    def __init__(self, cell: Stack, port: int, keys: Path) -> None:
+        self.cell, self.port, self.keys = cell, port, keys
+
+    def client(self, name: str) -> RealtimeClient:
+        return RealtimeClient(
+            Elsewhere(HOST, self.port), keys=read_keys(self.keys / "issued" / f"{name}.toml")
+        )
+
+    def key(self, name: str) -> Keys:
+        return read_keys(self.keys / "issued" / f"{name}.toml")
+
+    @contextmanager
+    def socket(self, kind: int, keys: Keys | None) -> Iterator[Any]:
+        """A plain ZeroMQ socket, as any language has it; not connected yet."""
+        with zmq.Context() as context, context.socket(kind) as raw:
+            raw.setsockopt(zmq.LINGER, 0)
+            raw.setsockopt(zmq.RCVTIMEO, WITHIN_MS)
+            if keys is not None:
+                raw.curve_serverkey = keys.server.encode()
+                raw.curve_publickey = keys.public.encode()
+                raw.curve_secretkey = keys.secret.encode()
+            yield raw
+
+
+@pytest.fixture(scope="module")
+def door(start_module_stack: Callable[..., Stack], tmp_path_factory: Any) -> Door:
+    keys = tmp_path_factory.mktemp("keys")
+    cli_keys.keys("server", folder=keys)
+    cli_keys.keys("add", "alice", folder=keys)
+    cli_keys.keys("add", "bob", folder=keys)
+    cli_keys.keys(
+        "add", "board", folder=keys, lanes="event", sessions="*", commands="list,replay", talk=False
+    )
+    port = _free_port()
+    settings = {
+        "VOICEBUS_RELAY_BIND": HOST,
+        "VOICEBUS_RELAY_PORT": str(port),
+        "VOICEBUS_RELAY_KEYS": str(keys),
+        "VOICEBUS_RELAY_MAX_MESSAGE_BYTES": "100000",
+        "VOICEBUS_RELAY_SUBSCRIPTIONS": "50",
+    }
+    return Door(start_module_stack(scenario=SCENARIO, settings=settings), port, keys)
+
+
+async def _answer(session: RealtimeSession) -> list[str]:
+    kinds = []
+    events = session.events()
+    await session.send_text("weather")
+    async for event in events:
+        kinds.append(event.kind)
+        if event.kind == "assistant_turn_completed":
+            break
+    return kinds
+
+
+async def test_a_whole_conversation_by_tcp(door: Door) -> None:
+    async with door.client("alice") as client, client.connect() as session:
+        sound = session.audio_output()
+        kinds = await _answer(session)
+        async for piece in sound:
+            assert isinstance(piece, Sound)
+            break
+        await session.send_audio(bytes(960))
+        shown = [one["session_id"] for one in await client.sessions()]
+
+        assert "assistant_transcript" in kinds
+        assert shown == [session.id]
+
+
+async def test_the_sound_of_a_caller_elsewhere_is_heard(door: Door) -> None:
+    async with door.client("alice") as client:
+        session = await client.connect(turn_detection="none")
+        events = session.events()
+        await session.send_audio(bytes(48_000))
+        await session.commit_audio()
+        async for event in events:
+            if event.kind == "user_transcript":
+                break
+        await session.close()
+
+
+async def test_another_s_session_is_closed_to_it_and_it_is_told(door: Door) -> None:
+    async with door.client("alice") as alice, door.client("bob") as bob:
+        session = await alice.connect()
+
+        with pytest.raises(CommandRefused, match="is not one of client 'bob'") as refused:
+            await bob.attach(session.id)
+        assert refused.value.code == "not_allowed"
+        assert await bob.sessions() == []
+
+        heard: asyncio.Queue[list[bytes]] = asyncio.Queue()
+        topic = f"event/{session.id}/".encode()
+        bob.sockets().subscriber([f"tcp://{HOST}:{door.port}"], [topic], heard.put_nowait)
+        async with asyncio.timeout(10):
+            frames = await heard.get()
+        told = json.loads(frames[1])
+        assert frames[0] == topic + b"refused/bob"
+        assert (told["kind"], told["client"], told["code"]) == (
+            "subscription_refused",
+            "bob",
+            "not_allowed",
+        )
+        await _answer(session)
+        await session.close()
+        assert heard.empty(), "bob has heard what alice's session says"
+
+
+async def test_permissions_name_what_is_allowed(door: Door) -> None:
+    async with door.client("board") as board, door.client("alice") as alice:
+        session = await alice.connect()
+        with pytest.raises(CommandRefused, match="may not open \\(it may: list, replay\\)"):
+            await board.connect()
+        with pytest.raises(CommandRefused, match="may not close"):
+            await board.commander.ask(0, "close", session_id=session.id)
+
+        assert session.id in [one["session_id"] for one in await board.sessions()]
+        reply = await board.commander.ask(0, "replay", {"from": 1}, session_id=session.id)
+        assert reply.data["events"][0]["kind"] == "session_opened"
+        await session.close()
+
+
+STRANGER = curve.new_keys()
+
+
+def _handshake(door: Door, keys: Keys | None) -> int:
+    """How a connection ends, as the socket monitor tells it."""
+    with door.socket(zmq.DEALER, keys) as raw:
+        monitor = raw.get_monitor_socket()
+        try:
+            raw.connect(f"tcp://{HOST}:{door.port + 1}")
+            raw.send(_command("ping"))
+            ends = {
+                zmq.EVENT_HANDSHAKE_SUCCEEDED,
+                zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+                zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+                zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+            }
+            while monitor.poll(WITHIN_MS):
+                event = int(recv_monitor_message(monitor)["event"])
+                if event in ends:
+                    return event
+            raise TimeoutError("the handshake did not end")
+        finally:
+            raw.disable_monitor()
+            monitor.close(0)
+
+
+def _command(name: str, **more: Any) -> bytes:
+    header = {"v": 1, "id": str(uuid.uuid4()), "command": name, "data": {}}
+    return json.dumps({**header, **more}).encode()
+
+
+def test_a_key_that_nobody_knows_is_told_so(door: Door) -> None:
+    keys = door.key("alice")._replace(public=STRANGER[0], secret=STRANGER[1])
+
+    assert _handshake(door, keys) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    assert _handshake(door, door.key("alice")) == zmq.EVENT_HANDSHAKE_SUCCEEDED
+
+
+def test_without_a_key_nobody_gets_in(door: Door) -> None:
+    assert _handshake(door, None) in (
+        zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+        zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    )
+
+
+@pytest.mark.parametrize("stranger", ["wrong key", "no key", "another server's key"])
+def test_a_stranger_hears_nothing_and_is_not_answered(door: Door, stranger: str) -> None:
+    keys: Keys | None = door.key("alice")
+    assert keys is not None
+    match stranger:
+        case "wrong key":
+            keys = keys._replace(public=STRANGER[0], secret=STRANGER[1])
+        case "another server's key":
+            keys = keys._replace(server=STRANGER[0])
+        case _:
+            keys = None
+    for kind, at in ((zmq.SUB, 0), (zmq.REQ, 1)):
+        with door.socket(kind, keys) as raw:
+            if kind == zmq.SUB:
+                raw.setsockopt(zmq.SUBSCRIBE, b"")
+            raw.connect(f"tcp://{HOST}:{door.port + at}")
+            if kind == zmq.REQ:
+                raw.send(_command("list"))
+
+            assert not raw.poll(QUIET_MS)
+
+
+def test_a_plain_req_client_with_its_key_is_answered(door: Door) -> None:
+    with door.socket(zmq.REQ, door.key("bob")) as raw:
+        raw.connect(f"tcp://{HOST}:{door.port + 1}")
+        raw.send(_command("ping"))
+
+        assert json.loads(raw.recv())["ok"]
+
+
+def test_a_flood_of_commands_is_told_to_wait_and_others_are_served(door: Door) -> None:
+    with (
+        door.socket(zmq.DEALER, door.key("bob")) as flood,
+        door.socket(zmq.REQ, door.key("alice")) as other,
+    ):
+        for raw in (flood, other):
+            raw.connect(f"tcp://{HOST}:{door.port + 1}")
+        for _ in range(500):
+            flood.send(_command("ping"))
+        other.send(_command("ping"))
+
+        assert json.loads(other.recv())["ok"]
+        replies = [json.loads(flood.recv()) for _ in range(500)]
+    refused = [one["error"] for one in replies if not one["ok"]]
+    assert len(refused) > 200
+    assert {one["code"] for one in refused} == {"busy"}
+    assert all(one["retry"] and one["after_ms"] > 0 and one["who"] == "relay" for one in refused)
+
+
+def test_a_message_beyond_the_limit_ends_the_connection_and_not_the_relay(door: Door) -> None:
+    with door.socket(zmq.DEALER, door.key("bob")) as raw:
+        raw.connect(f"tcp://{HOST}:{door.port + 1}")
+        raw.send(_command("send_text", data={"text": "x" * 200_000}))
+        assert not raw.poll(QUIET_MS)
+    test_a_plain_req_client_with_its_key_is_answered(door)
+
+
+def test_too_many_subscriptions_are_refused_and_gone_with_their_client(door: Door) -> None:
+    for _ in range(2):  # the second time there is room again
+        with door.socket(zmq.SUB, door.key("board")) as raw:
+            raw.setsockopt(zmq.SNDHWM, 0)
+            for number in range(60):
+                raw.subscribe(f"event/s0-{number:026}/")
+            raw.connect(f"tcp://{HOST}:{door.port}")
+            told = [json.loads(raw.recv_multipart()[1]) for _ in range(60)]
+        kinds = [one["kind"] for one in told]
+        assert kinds.count("welcome") == 50
+        assert [one["code"] for one in told if one["kind"] != "welcome"] == ["busy"] * 10
+
+
+async def test_a_removed_client_is_refused_at_once(door: Door) -> None:
+    cli_keys.keys("add", "guest", folder=door.keys)
+    async with door.client("guest") as guest:
+        await guest.ping()
+        cli_keys.keys("remove", "guest", folder=door.keys)
+        with pytest.raises(CommandRefused, match="not known any more"):
+            await _ping_until_refused(guest)
+
+
+async def _ping_until_refused(guest: RealtimeClient) -> None:
+    """The relay looks at its files once a second."""
+    async with asyncio.timeout(10):
+        while True:
+            await guest.ping()
+            await asyncio.sleep(0.1)
+
+
+async def test_the_relay_may_die_and_nobody_inside_notices(door: Door) -> None:
+    async with door.client("alice") as client, RealtimeClient(door.cell.run_dir) as inside:
+        session = await client.connect()
+        beside = await inside.connect()
+        pid = door.cell.kill("relay-0")
+        kinds = await _answer(beside)
+        assert beside.healed == () or beside.healed[-1].last == 1
+        await door.cell.ready("relay-0", after=pid)
+
+        assert "assistant_transcript" in kinds
+        assert "assistant_transcript" in await _answer(session)  # still its own
+        await beside.close()
+        await session.close()

@@ -1,0 +1,54 @@
+"""The relay opens no door that is not guarded."""
+
+from pathlib import Path
+
+import pytest
+
+from voicebus.bus import curve
+from voicebus.config.settings import RelaySettings
+from voicebus.services.relay import main
+from voicebus.services.relay.owners import Owners
+from voicebus.services.runtime import CannotStart
+
+
+@pytest.mark.parametrize("bind", ["0.0.0.0", "*", "10.0.0.5", "::", "example.org"])
+def test_without_curve_it_listens_to_this_machine_only(bind: str) -> None:
+    with pytest.raises(CannotStart, match="curve is off: everybody who can reach it"):
+        main.check(RelaySettings(bind=bind, curve=False))
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost"])
+def test_on_this_machine_it_may_go_without(bind: str) -> None:
+    assert main.check(RelaySettings(bind=bind, curve=False)) is None
+
+
+def test_it_wants_to_know_where_to_listen() -> None:
+    with pytest.raises(CannotStart, match="bind is not set"):
+        main.check(RelaySettings())
+
+
+def test_with_curve_it_needs_its_key(tmp_path: Path) -> None:
+    with pytest.raises(CannotStart, match="voicebus keys server"):
+        main.check(RelaySettings(bind="10.0.0.5", keys=str(tmp_path)))
+
+
+def test_a_key_that_others_may_read_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "server.key"
+    path.write_text(curve.new_keys()[1])
+    path.chmod(0o644)
+
+    with pytest.raises(CannotStart, match="others may read"):
+        main.check(RelaySettings(bind="10.0.0.5", keys=str(tmp_path)))
+
+    path.chmod(0o600)
+    assert main.check(RelaySettings(bind="10.0.0.5", keys=str(tmp_path))) == path.read_text()
+
+
+def test_who_opened_what_is_known_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "owners"
+    Owners(path).add("alice", "s0-1")
+
+    again = Owners(path)
+
+    assert again.of("alice") == {"s0-1"}
+    assert again.of("bob") == set()
