@@ -77,6 +77,16 @@ def test_a_final_transcript_that_comes_twice_is_told_once() -> None:
     assert events(stage.play(said("Hello", final=True), said("late piece"), said(""))) == []
 
 
+def test_the_usage_of_a_transcription_is_told_apart() -> None:
+    stage = Stage()
+    usage = {"type": "duration", "seconds": 1.4}
+
+    effects = stage.play(i.UserWords(item_id="u1", text="Hello", final=True, usage=usage))
+
+    assert of(effects, UserTranscript)[0].usage == usage
+    assert stage.state.tokens == 0
+
+
 def test_an_empty_transcript_is_final_too() -> None:
     stage = Stage()
 
