@@ -11,6 +11,7 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 
 from voicebus.bus.endpoints import BadRunFolder
+from voicebus.cli import hiding
 from voicebus.cli.problems import Problem
 from voicebus.config.loader import BadSettings
 
@@ -34,6 +35,7 @@ VERBS = (
     Verb("replay", "Decide a recorded conversation again, and show what would be different."),
     Verb("forget", "Leave no word of a conversation behind."),
     Verb("keys", "Make and list the keys of programs elsewhere, and what they may do."),
+    Verb("chaos", "Kill and freeze processes at random while conversations go on; report."),
     Verb("schema", "Print the protocol's schemas, as a session process serves them."),
     Verb("endpoints", "Print the address of each socket."),
     Verb("bench", "Measure what this machine can do: sessions, ages of sound, CPU and memory."),
@@ -121,6 +123,8 @@ def _end(verb: str, text: str, code: int) -> NoReturn:
 
 def run(arguments: list[str] | None = None) -> NoReturn:
     """Run one verb and end the process."""
+    # What tools run beside us: `demo` stays while they do.
+    hiding.hide("OPENAI_API_KEY")
     words = sys.argv[1:] if arguments is None else arguments
     build(words)(words, prog_name="voicebus")
     sys.exit(0)

@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LINKS = {
+    "src/voicebus/benchmarks": "../../benchmarks",
     "src/voicebus/bus": "../../bus",
     "src/voicebus/cli": "../../cli",
     "src/voicebus/client": "../../client",

@@ -1,0 +1,64 @@
+"""`python -P -m voicebus.benchmarks [NAME …]`: run benchmarks, print tables, keep the figures."""
+
+import argparse
+import importlib
+import sys
+import time
+from pathlib import Path
+
+from voicebus.benchmarks import goals, machine, report
+from voicebus.benchmarks.figures import Result
+from voicebus.benchmarks.harness import QUICK, Broken, Scale
+
+NAMES = (
+    "floor", "stall", "latency", "capacity", "interrupt", "tools", "recovery", "startup",
+    "growth", "chaos",
+)  # fmt: skip
+RESULTS = Path("benchmarks/results")
+
+
+def main() -> int:
+    """Exit code 1 when a benchmark could not be run; a missed goal is no failure."""
+    parser = argparse.ArgumentParser(prog="voicebus bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, "peers", []], metavar="NAME")
+    parser.add_argument("--quick", action="store_true", help="a second of each: do they work?")
+    parser.add_argument("--out", type=Path, default=RESULTS / "latest", help="where figures go")
+    parser.add_argument("--sessions", type=int, help="the most sessions to try")
+    parser.add_argument("--calls", type=int, help="how many calls under random kills")
+    options = parser.parse_args()
+    scale = QUICK if options.quick else Scale()
+    if options.sessions:
+        few = tuple(n for n in scale.sessions if n < options.sessions)
+        scale = Scale(**{**vars(scale), "sessions": (*few, options.sessions)})
+    if options.calls:
+        scale = Scale(**{**vars(scale), "calls": options.calls})
+    about = machine.about()
+    for name, value in about.items():
+        print(f"{name:12} {value}")
+    results: dict[str, Result] = {}
+    broken = False
+    began = time.monotonic()
+    for name in options.names or NAMES:
+        print(f"\n== {name} ({time.monotonic() - began:.0f} s)", flush=True)
+        where = "peers.run" if name == "peers" else name
+        module = importlib.import_module(f"voicebus.benchmarks.{where}")
+        try:
+            results[name] = module.run(scale)
+        except Broken as error:
+            print(f"voicebus bench: {name}: {error}", file=sys.stderr)
+            broken = True
+            continue
+        for table in results[name].tables:
+            print("\n" + report.text(table), flush=True)
+    figures = {name: value for one in results.values() for name, value in one.figures.items()}
+    table = goals.table(figures)
+    if scale.repeats > 1:
+        print("\n" + report.text(report.noise(figures)))
+    print("\n" + report.text(table))
+    path = report.save(options.out, about, results, table)
+    print(f"figures: {path} ({time.monotonic() - began:.0f} s)")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""What all benchmarks stand on: the provider, a cell, client programs, the cost of processes."""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from voicebus.benchmarks.shared import stamps
+from voicebus.cli.plan import Wish
+from voicebus.cli.testing import Stack, running
+
+HERE = Path(__file__).resolve().parent
+TOOLS = HERE / "load_tools.py"
+SHARED = HERE / "shared"
+PYTHON = (sys.executable, "-P")
+ANSWER_S = 60.0
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+class Broken(RuntimeError):
+    """A benchmark could not be run. The text says which part, and what it said."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long to measure."""
+
+    seconds: float = 4.0
+    """Of each measurement."""
+    repeats: int = 2
+    rounds: int = 20
+    """Of interrupts and the like."""
+    sessions: tuple[int, ...] = (1, 20, 100)
+    calls: int = 10_000
+    """Of the run under random kills."""
+    minutes: int = 60
+    """Of the long conversation."""
+    kills: tuple[str, ...] = ("session-0", "transport-0", "dispatcher-0", "toolhost-0")
+    """The processes that are killed, one at a time."""
+
+
+QUICK = Scale(
+    seconds=1.0, repeats=1, rounds=2, sessions=(1,), calls=30, minutes=2, kills=("session-0",)
+)
+
+
+class Child:
+    """A process that is told and tells, line by line."""
+
+    def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+        self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as we live
+        self._command = command
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            text=True,
+            env=environment,
+        )
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._pumping = threading.Thread(target=self._pump, daemon=True)
+        self._pumping.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self.process.pid
+
+    def tell(self, line: str) -> None:
+        """One line to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def line(self, within_s: float = ANSWER_S) -> str:
+        """Its next line. Raises Broken."""
+        try:
+            line = self._lines.get(timeout=within_s)
+        except queue.Empty:
+            line = ""
+        if not line:
+            self._complaints.seek(0)
+            said = self._complaints.read()[-2000:].strip() or "nothing"
+            what = " ".join(self._command[-8:])
+            raise Broken(f"{what}: no answer; exit code {self.process.poll()}, it said:\n{said}")
+        return line
+
+    def end(self) -> None:
+        """End its input; kill it when that is not enough."""
+        with contextlib.suppress(OSError):
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+        try:
+            self.process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._pumping.join(5)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._complaints.close()
+
+    def _pump(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line.strip() or " ")
+        self._lines.put("")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.end()
+
+
+class Provider(Child):
+    """The loopback provider in its own process."""
+
+    def __init__(self) -> None:
+        super().__init__([*PYTHON, "-m", "voicebus.benchmarks.provider"])
+        self.port = int(json.loads(self.line())["port"])
+        self.url = f"ws://127.0.0.1:{self.port}/v1/realtime"
+
+    def do(self, what: str, **how: Any) -> dict[str, Any]:
+        """Give an order. Raises Broken."""
+        self.tell(json.dumps({"do": what, **how}))
+        answer: dict[str, Any] = json.loads(self.line())
+        if "error" in answer:
+            raise Broken(f"provider: {answer['error']}")
+        return answer
+
+    def heard(self) -> "list[tuple[int, int, int]]":
+        """What came of the callers' sound: made, got, number."""
+        with tempfile.NamedTemporaryFile() as file:
+            self.do("save", path=file.name)
+            return stamps.load(file.name)
+
+    def outputs(self, count: int, within_s: float = 60.0) -> list[tuple[str, int, str]]:
+        """Wait for so many tool results: call id, nanoseconds it took, what it was."""
+        found: list[tuple[str, int, str]] = []
+        until = time.monotonic() + within_s
+        while len(found) < count and time.monotonic() < until:
+            found += [(a, b, c) for a, b, c in self.do("outputs")["outputs"]]
+            time.sleep(0.02)
+        return found
+
+
+@dataclass
+class Came:
+    """What a client program left."""
+
+    sound: list[tuple[int, int, int]]
+    words: list[tuple[int, int, int]]
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+class App(Child):
+    """A client program."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        url: str = "",
+        run_dir: str | Path = "",
+        sessions: int = 1,
+        talk: bool = False,
+        style: str = "",
+        environment: dict[str, str] | None = None,
+    ) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="vb")
+        self._out = str(Path(self._folder.name) / "came")
+        options = ["--url", url, "--run-dir", str(run_dir), "--sessions", str(sessions)]
+        options += ["--out", self._out, "--style", style, *(["--talk"] if talk else [])]
+        super().__init__([*command, *options], environment)
+        said = self.line()
+        while said != "ready":
+            said = self.line()
+
+    def stop(self) -> Came:
+        """End it; what it has measured."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        said = self.line()
+        while not said.startswith("{"):
+            said = self.line()
+        self.end()
+        sound, words = stamps.load(f"{self._out}.sound"), stamps.load(f"{self._out}.words")
+        self._folder.cleanup()
+        return Came(sound, words, json.loads(said))
+
+
+def bare(provider: Provider, **how: Any) -> App:
+    """The bare client."""
+    return App([*PYTHON, "-m", "voicebus.benchmarks.clients.bare"], url=provider.url, **how)
+
+
+def ours(cell: Stack, **how: Any) -> App:
+    """An application on Voicebus."""
+    command = [*PYTHON, "-m", "voicebus.benchmarks.clients.ours"]
+    return App(command, run_dir=cell.run_dir, **how)
+
+
+@contextlib.contextmanager
+def cell(provider: Provider, **settings: str) -> Iterator[Stack]:
+    """A whole Voicebus that dials this provider and has the benchmarks' tools."""
+    wish = Wish(
+        provider_url=provider.url,
+        simulator=False,
+        tools=(str(TOOLS),),
+        settings={f"VOICEBUS_{name.upper()}": value for name, value in settings.items()},
+    )
+    with running(wish) as stack:
+        yield stack
+
+
+class Cost:
+    """Seconds of CPU that processes have used since."""
+
+    def __init__(self, pids: dict[str, int]) -> None:
+        self._pids = pids
+        self._began = time.monotonic()
+        self._before = {name: cpu_s(pid) for name, pid in pids.items()}
+
+    def cores(self) -> dict[str, float]:
+        """Share of one core, by process."""
+        took_s = time.monotonic() - self._began
+        return {
+            name: (cpu_s(pid) - self._before[name]) / took_s for name, pid in self._pids.items()
+        }
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU of a process and its threads so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def pss_mb(pid: int) -> float:
+    """Its proportional share of memory, in megabytes."""
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1]) / 1024
+    return 0.0

@@ -1,0 +1,1 @@
+"""What also runs in the environments of others: standard library only."""

@@ -1,0 +1,78 @@
+"""Stall: how old sound is at the application while a tool sleeps, burns Python, or burns C."""
+
+import os
+import time
+from collections.abc import Callable
+
+from voicebus.benchmarks.figures import Result, Table, of_rows
+from voicebus.benchmarks.harness import App, Provider, Scale, bare, cell, ours
+
+CORES = os.cpu_count() or 1
+CASES: dict[str, list[str]] = {
+    "no tool": [],
+    "sleeps": ["sleeps"],
+    "Python loop": ["spins"],
+    "C call": ["holds"],
+    f"{2 * CORES} Python loops": ["spins"] * (2 * CORES),
+}
+COLUMNS = ("client", "tool", "run", "frames", "p50 ms", "p99 ms", "max ms", "results")
+
+
+def measure(
+    provider: Provider, start: Callable[[], App], names: list[str], seconds: float
+) -> tuple[App, int, int, int]:
+    """Sound for `seconds` while the tools run as long. The app, from when to when, results."""
+    app = start()
+    provider.do("outputs")
+    since_ns = time.monotonic_ns()
+    if names:
+        provider.do("call", names=names, arguments={"seconds": seconds})
+    provider.do("sound", seconds=seconds + 0.5)
+    time.sleep(seconds)
+    until_ns = time.monotonic_ns()
+    results = len(provider.outputs(len(names), within_s=3.0))
+    return app, since_ns, until_ns, results
+
+
+def cases(
+    table: Table,
+    result: Result,
+    provider: Provider,
+    client: str,
+    start: Callable[[], App],
+    scale: Scale,
+) -> None:
+    """Every case with one client, as often as asked."""
+    seconds = min(2.0, scale.seconds)
+    for case, names in CASES.items():
+        for run in range(scale.repeats):
+            app, since_ns, until_ns, results = measure(provider, start, names, seconds)
+            provider.do("sound", seconds=0)
+            ages = of_rows(app.stop().sound, since_ns, until_ns)
+            table.add(
+                client,
+                case,
+                run + 1,
+                ages.frames,
+                ages.p50,
+                ages.p99,
+                ages.max,
+                f"{results}/{len(names)}",
+            )
+            for what in ("p50", "p99", "max"):
+                result.note(f"stall.{client}.{case}.{what}", getattr(ages, what))
+
+
+def run(scale: Scale) -> Result:
+    """Voicebus and a bare client."""
+    table = Table(
+        "Age of sound at the application while a tool runs",
+        COLUMNS,
+        note="bare: websockets, json and base64 in one process; its tools run in threads.",
+    )
+    result = Result([table])
+    with Provider() as provider:
+        cases(table, result, provider, "bare", lambda: bare(provider), scale)
+        with cell(provider) as stack:
+            cases(table, result, provider, "voicebus", lambda: ours(stack), scale)
+    return result

@@ -1,0 +1,26 @@
+"""Each benchmark in its one-second form: they keep working. What they find is not looked at."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from voicebus.benchmarks import goals, machine, report
+from voicebus.benchmarks.__main__ import NAMES
+from voicebus.benchmarks.harness import QUICK
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_runs_and_finds_something(name: str, tmp_path: Path) -> None:
+    result = importlib.import_module(f"voicebus.benchmarks.{name}").run(QUICK)
+
+    assert result.figures
+    assert all(table.rows for table in result.tables)
+
+    path = report.save(tmp_path, machine.about(), {name: result}, goals.table(result.figures))
+
+    saved = json.loads(path.read_text("utf-8"))
+    assert saved["figures"] == result.figures
+    for table in result.tables:
+        assert table.title in (tmp_path / "run.md").read_text("utf-8")
