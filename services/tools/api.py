@@ -8,7 +8,7 @@ import logging
 import re
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar, overload
 
@@ -122,6 +122,7 @@ class ToolContext:
         poll: Callable[[], str | None] = lambda: None,
         wake_fds: Callable[[], list[int]] = lambda: [],
         tell: Callable[[str], None] = lambda _text: None,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.call_id = call_id
         self.session_id = session_id
@@ -133,6 +134,7 @@ class ToolContext:
         self._poll = poll
         self._wake_fds = wake_fds
         self._tell = tell
+        self._secrets = dict(secrets or {})
         self._reason: str | None = None
         self._look_at = 0.0
 
@@ -180,6 +182,16 @@ class ToolContext:
     def progress(self, text: str) -> None:
         """Tell listeners how far this is. Costs microseconds, says nothing to the model."""
         self._tell(str(text))
+
+    def secret(self, name: str) -> str:
+        """What `[secrets]` in tools.toml gives this tool under that name. Raises LookupError."""
+        try:
+            return self._secrets[name]
+        except KeyError:
+            raise LookupError(
+                f"the tool '{self.tool}' has no secret {name}; name a file for it, and this tool, "
+                "in [secrets] of tools.toml"
+            ) from None
 
     def cancel(self, reason: str) -> None:
         """Make `cancelled` true. For the runner, and for tests."""

@@ -32,6 +32,8 @@ from voicebus.services.tools.dispatch.events import (
 )
 from voicebus.services.tools.dispatch.state import Limits, fresh
 
+RESULT_LIMIT_BYTES = 1024 * 1024
+"""What a worker may send as a result; tool hosts refuse much less."""
 DRAIN_S = 0.2
 """Outcomes that have been told need a moment to leave."""
 
@@ -88,7 +90,9 @@ class Dispatcher:
 
     def _worker_said(self, route: Route, message: Frames) -> None:
         try:
-            header, _ = _workers.decode(message)
+            header = _shortened(message) if sum(map(len, message)) > RESULT_LIMIT_BYTES else None
+            if header is None:
+                header, _ = _workers.decode(message)
         except base.BadMessage as error:
             self._refuse("worker", error)
             return
@@ -145,6 +149,37 @@ class Dispatcher:
                 self._runtime.log.info(what, **dict(fields))
                 if what.startswith("worker."):
                     self._runtime.publish_system(what, base.encode(dict(fields)))
+
+
+class _Named(msgspec.Struct):
+    """Which call a message is about, whatever else it holds."""
+
+    kind: str
+    session_id: str = ""
+    call_id: str = ""
+
+
+_named = msgspec.json.Decoder(_Named)
+
+
+def _shortened(message: Frames) -> work.Result | None:
+    """Instead of a result that is too long for a conversation: the error that says so."""
+    try:
+        named = _named.decode(message[0])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if named.kind != "result":
+        return None
+    words = (
+        f"the tool's result has {len(message[0])} bytes, the limit is {RESULT_LIMIT_BYTES}; "
+        "ask for less"
+    )
+    return work.Result(
+        session_id=named.session_id,
+        call_id=named.call_id,
+        status="error",
+        failure=work.Failure(message=words),
+    )
 
 
 class WorkerMemory:

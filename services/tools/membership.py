@@ -141,7 +141,8 @@ class Membership:
                 self.is_welcome.clear()
                 self.hello()
             case work.Drain():
-                self.leave()
+                # As if told to stop: what runs is finished, then comes the last word.
+                self._runtime.stopping.set()
             case work.PoolHeartbeat():
                 pass
 

@@ -32,6 +32,8 @@ class Run(Down, tag="run", frozen=True, kw_only=True):
     args: dict[str, Any]
     budget_s: float
     attempt: int = 1
+    secrets: dict[str, str] = {}
+    """What this tool may know and others may not."""
 
 
 class Stop(Down, tag="stop", frozen=True, kw_only=True):

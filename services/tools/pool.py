@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import signal
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -58,6 +58,8 @@ class PoolSettings:
     search_path: Sequence[str]
     environment: dict[str, str]
     limits: runner.Limits
+    secrets: Mapping[str, dict[str, str]] = field(default_factory=dict, repr=False)
+    """Tool -> what it alone may know."""
     runners: int = 4
     async_calls: int = 16
     stderr_bytes: int = 4 * 1024
@@ -130,6 +132,12 @@ class Pool:
         )
         self.tools = {tool.name: tool for tool in loaded.tools}
         self._async_tools = frozenset(loaded.async_tools)
+        strangers = sorted(self.settings.secrets.keys() - self.tools.keys())
+        if strangers:
+            raise process.CannotLoad(
+                f"[secrets] in tools.toml names tools that are not there: {', '.join(strangers)}; "
+                f"the tools are: {', '.join(sorted(self.tools)) or 'none'}"
+            )
         self._fill()
 
     # --- what it can take ---------------------------------------------------------------------
@@ -251,6 +259,7 @@ class Pool:
                     args=one.call.args,
                     budget_s=left_s,
                     attempt=one.call.attempt,
+                    secrets=self.settings.secrets.get(one.call.tool, {}),
                 )
             )
 

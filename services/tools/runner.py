@@ -168,6 +168,7 @@ class Runner:
             poll=lambda: self._look(key, call),
             wake_fds=lambda: [self.link.socket.fileno(), self.watch.fd],
             tell=teller.tell,
+            secrets=order.secrets,
         )
         if tool.signature.context_parameter is not None:
             arguments[tool.signature.context_parameter] = call.context
@@ -328,10 +329,18 @@ def _run(runner: Runner, order: pipe.Run) -> None:
         return
     runner.link.send(pipe.Begun(session_id=order.session_id, call_id=order.call_id))
     call.began_at = time.perf_counter()
+    # For libraries that look there. Of a call's own process the kernel shows only what it began
+    # with; the next tool that runs in it finds nothing.
+    usual = {name: os.environ.get(name) for name in order.secrets}
+    os.environ.update(order.secrets)
     try:
         outcome = runner.ended_with(order.tool, call.tool.target(**call.arguments))
     except BaseException as error:  # also sys.exit() and Cancelled: this process goes on
         outcome = failed_with(error)
+    for name, value in usual.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     runner.done(call, outcome)
 
 

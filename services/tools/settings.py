@@ -1,5 +1,6 @@
 """The tool pool's own settings: `tools.toml`, which modules and with which limits."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from voicebus.config import loader
 from voicebus.config.settings import Settings
 from voicebus.services.tools import confine
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NAMED = ("secrets",)
+"""Sections whose entries have names of the user's."""
+
 
 class ToolModules(Settings, frozen=True, kw_only=True):
     """Section `tools`."""
@@ -19,7 +24,16 @@ class ToolModules(Settings, frozen=True, kw_only=True):
     path: list[str] = []
     """Folders in which modules are looked for, before the working folder of the tool host."""
     environment: list[str] = []
-    """Variables that tools get besides the usual ones (PATH, HOME, LANG, proxies, …)."""
+    """Variables that all tools get besides the usual ones (PATH, HOME, LANG, proxies, …)."""
+
+
+class SecretFile(Settings, frozen=True, kw_only=True):
+    """An entry of section `secrets`: what some tools may know, and no other process."""
+
+    file: str
+    """Holds it, and nothing else; mode 0600. From the folder of the settings file."""
+    tools: list[str]
+    """Who gets it, in `ctx.secret(NAME)` and, while it runs, in `os.environ[NAME]`."""
 
 
 class ToolLimits(Settings, frozen=True, kw_only=True):
@@ -46,6 +60,7 @@ class ToolSettings(Settings, frozen=True, kw_only=True):
 
     tools: ToolModules = ToolModules()
     limits: ToolLimits = ToolLimits()
+    secrets: dict[str, SecretFile] = {}
 
 
 def default_file() -> Path:
@@ -77,11 +92,45 @@ def load(path: Path | None) -> ToolSettings:
                 "give the tool a key of its own under another name"
             )
     folder = where.parent.resolve()
+    secrets = {name: _secret(name, one, folder, where) for name, one in settings.secrets.items()}
     modules = [_from(folder, one) for one in settings.tools.modules]
     paths = [str(folder / one) for one in settings.tools.path]
     return msgspec.structs.replace(
-        settings, tools=msgspec.structs.replace(settings.tools, modules=modules, path=paths)
+        settings,
+        tools=msgspec.structs.replace(settings.tools, modules=modules, path=paths),
+        secrets=secrets,
     )
+
+
+def _secret(name: str, secret: SecretFile, folder: Path, where: Path) -> SecretFile:
+    if not _VARIABLE.fullmatch(name) or confine.is_secret(name):
+        raise loader.BadSettings(
+            f"{where}: [secrets] {name}: expected a name such as WEATHER_KEY, "
+            "not VOICEBUS_… and not the provider's key"
+        )
+    return msgspec.structs.replace(secret, file=str(folder / Path(secret.file).expanduser()))
+
+
+def read_secrets(settings: ToolSettings) -> dict[str, dict[str, str]]:
+    """Tool -> its secrets by name. Raises loader.BadSettings for a file that others can read."""
+    found: dict[str, dict[str, str]] = {}
+    for name, secret in settings.secrets.items():
+        path = Path(secret.file)
+        try:
+            mode = path.stat().st_mode
+            value = path.read_text("utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise loader.BadSettings(f"[secrets] {name}: cannot read {path}: {why}") from None
+        if mode & 0o077:
+            raise loader.BadSettings(
+                f"[secrets] {name}: others can read {path}; say: chmod 600 {path}"
+            )
+        if not value:
+            raise loader.BadSettings(f"[secrets] {name}: {path} is empty")
+        for tool in secret.tools:
+            found.setdefault(tool, {})[name] = value
+    return found
 
 
 def _from(folder: Path, spec: str) -> str:
@@ -94,15 +143,27 @@ def _from(folder: Path, spec: str) -> str:
 
 
 def _check_names(table: dict[str, Any], where: Path) -> None:
-    sections: dict[str, type[Settings]] = {"tools": ToolModules, "limits": ToolLimits}
+    sections: dict[str, type[Settings]] = {
+        "tools": ToolModules,
+        "limits": ToolLimits,
+        "secrets": SecretFile,
+    }
     for section, content in table.items():
+        if section in _NAMED and isinstance(content, dict):
+            for name, entry in content.items():
+                _check_keys(f"{section}.{name}", entry, sections[section], where)
+            continue
         if section not in sections or not isinstance(content, dict):
             raise loader.BadSettings(
                 f"{where}: unknown section [{section}]{loader.nearest(section, sections)}"
             )
-        known = loader.fields_of(sections[section])
-        for key in content:
-            if key not in known:
-                raise loader.BadSettings(
-                    f"{where}: [{section}] has no {key}{loader.nearest(key, known)}"
-                )
+        _check_keys(section, content, sections[section], where)
+
+
+def _check_keys(section: str, content: Any, kind: type[Settings], where: Path) -> None:
+    known = loader.fields_of(kind)
+    for key in content if isinstance(content, dict) else ():
+        if key not in known:
+            raise loader.BadSettings(
+                f"{where}: [{section}] has no {key}{loader.nearest(key, known)}"
+            )

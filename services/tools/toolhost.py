@@ -132,6 +132,7 @@ def _pool_settings(runtime: Runtime[ToolhostSettings]) -> PoolSettings:
             result_bytes=limits.result_kb * 1024,
             cancel_endpoints=_publishers(runtime),
         ),
+        secrets=settings.read_secrets(file),
         runners=own.runners,
         async_calls=limits.async_calls,
         stderr_bytes=limits.stderr_kb * 1024,

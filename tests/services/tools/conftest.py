@@ -32,7 +32,13 @@ _outcomes: Codec[work.ANY_FROM_DISPATCHER] = Codec(work.ANY_FROM_DISPATCHER, wha
 class DrivenPool:
     """A Pool and what it told its listener."""
 
-    def __init__(self, limits: runner.Limits, runners: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        limits: runner.Limits,
+        runners: int,
+        specs: tuple[str, ...] = (HOSTILE,),
+        **settings: Any,
+    ) -> None:
         self.begun: dict[str, asyncio.Event] = {}
         self.said: dict[str, list[str]] = {}
         self.results: dict[str, asyncio.Future[work.Result]] = {}
@@ -41,7 +47,7 @@ class DrivenPool:
         self._next = 0
         self.pool = Pool(
             PoolSettings(
-                specs=[HOSTILE],
+                specs=specs,
                 search_path=[],
                 environment=confine.environment({**os.environ, "OPENAI_API_KEY": "sk-secret"}),
                 limits=limits,
@@ -174,10 +180,10 @@ class Cell:
             stdout=subprocess.DEVNULL,
         )
 
-    def start_stranger(self, program: Path) -> None:
+    def start_stranger(self, command: list[str], env: dict[str, str] | None = None) -> None:
         """A worker that knows nothing but the protocol."""
-        command = [sys.executable, str(program), str(self.endpoints.run_dir)]
-        self.processes["stranger"] = subprocess.Popen(command, env=self._env)
+        run_dir = str(self.endpoints.run_dir)
+        self.processes["stranger"] = subprocess.Popen([*command, run_dir], env=env or self._env)
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         process = self.processes[name]

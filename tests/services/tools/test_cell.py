@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -10,7 +11,7 @@ import pytest
 import voicebus
 from tests.services.tools.conftest import Cell
 
-WORKER = Path(voicebus.__file__).parents[2] / "examples" / "tools" / "worker.py"
+WORKER = Path(voicebus.__file__).parents[2] / "examples" / "workers" / "worker.py"
 
 
 async def test_a_submitted_call_begins_ends_and_is_forgotten_once_acknowledged(cell: Cell) -> None:
@@ -203,7 +204,7 @@ async def test_nonsense_disturbs_nobody(cell: Cell, frame: bytes) -> None:
 
 
 async def test_a_worker_in_plain_zeromq_serves_calls_and_cancels(cell: Cell) -> None:
-    cell.start_stranger(WORKER)
+    cell.start_stranger([sys.executable, str(WORKER)])
     await cell.until(lambda: "shout" in cell.catalogue)
 
     answered = await cell.run("shout", text="hello")
@@ -215,8 +216,25 @@ async def test_a_worker_in_plain_zeromq_serves_calls_and_cancels(cell: Cell) -> 
     assert cell.outcomes[stopped].status == "cancelled"
 
 
+async def test_a_result_that_is_too_long_for_a_conversation_is_an_error_that_says_so(
+    cell: Cell, folder: Path
+) -> None:
+    careless = folder / "careless.py"
+    careless.write_text(WORKER.read_text("utf-8").replace("len(words) > LONGEST", "False"))
+    cell.start_stranger([sys.executable, str(careless)])
+    await cell.until(lambda: "shout" in cell.catalogue)
+
+    outcome = await cell.run("shout", text="ho", times=5_000_000)
+    after = await cell.run("shout", text="ho")
+
+    assert outcome.status == "error"
+    assert outcome.failure is not None
+    assert "bytes, the limit is 1048576" in outcome.failure.message
+    assert after.status == "ok"
+
+
 async def test_a_worker_in_plain_zeromq_survives_the_dispatcher(cell: Cell) -> None:
-    cell.start_stranger(WORKER)
+    cell.start_stranger([sys.executable, str(WORKER)])
     await cell.until(lambda: "shout" in cell.catalogue)
     call_id = await cell.running("shout", text="later", seconds=1)
 

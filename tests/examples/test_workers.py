@@ -1,0 +1,85 @@
+"""The example workers serve a real dispatcher, and keep the protocol."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.services.tools.conftest import Cell
+from voicebus.bus import testing
+from voicebus.bus.endpoints import Endpoints
+
+Need = Callable[[str], dict[str, str]]
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COMMANDS: dict[str, list[str]] = {
+    "python": [sys.executable, str(EXAMPLES / "workers" / "worker.py")],
+    "node": ["node", str(EXAMPLES / "workers" / "worker.js")],
+    "c": [str(EXAMPLES.parent / "var" / "examples" / "c" / "worker")],
+}
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with testing.run_folder() as path:
+        yield path
+
+
+@pytest.mark.parametrize("language", COMMANDS)
+async def test_a_worker_in_any_language_serves_calls(
+    need: Need, folder: Path, language: str
+) -> None:
+    environment = need(language)
+    cell = Cell(folder)
+    try:
+        cell.start("dispatcher")
+        cell.start_stranger(COMMANDS[language], environment)
+        cell.follow()
+        await cell.until(lambda: "shout" in cell.catalogue)
+
+        answered = await cell.run("shout", text="hello", times=2)
+        wrong = await cell.run("shout", times=2)
+        stopped = await cell.running("shout", text="later", seconds=60)
+        cell.cancel(stopped)
+        late = await cell.run("shout", text="later", seconds=60, budget_ms=300)
+
+        assert (answered.status, answered.result) == ("ok", "HELLO!HELLO!")
+        assert cell.said[answered.call_id] == ["taking a deep breath"]
+        assert wrong.status == "invalid_arguments"
+        assert (await cell.outcome(stopped)).status == "cancelled"
+        assert late.status == "timeout"
+    finally:
+        cell.close()
+
+
+@pytest.mark.parametrize("language", ["node", "c"])
+def test_a_worker_in_another_language_keeps_every_rule(need: Need, language: str) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-P", "-c", "from voicebus.cli.main import run; run()"),
+            *("worker", "check"),
+            *(shlex.join(COMMANDS[language]), "--json"),
+            *("--quick", 'shout={"text":"hi"}'),
+            *("--slow", 'shout={"text":"hi","seconds":30}'),
+            *("--large", 'shout={"text":"ho","times":1000000}'),
+            *("--crash", 'shout={"text":""}'),
+        ],
+        env=need(language),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {one["verdict"] for one in found} == {"kept"}, found
+
+
+def test_the_endpoint_that_strangers_connect_to_follows_from_the_run_folder(folder: Path) -> None:
+    assert Endpoints(folder).workers == f"ipc://{os.path.abspath(folder)}/tools.workers"
