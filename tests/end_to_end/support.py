@@ -310,8 +310,8 @@ class Caller:
         return " ".join(str(one.data.text) for one in self.events if one.kind in kinds)  # type: ignore[union-attr]
 
     async def close(self) -> None:
-        """End the session and wait for the last event."""
-        await self.session.close()
+        """Hang up and wait for the last event; who only joined leaves."""
+        await self.session.__aexit__(None, None, None)
         await asyncio.wait(self._tasks, timeout=3)
         for task in self._tasks:
             task.cancel()

@@ -7,6 +7,7 @@ import json
 import socket
 import struct
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
 
@@ -74,6 +75,10 @@ class Call:
 
         event: dict[str, Any] = await until(there, self.changed, what, within_s)
         return event
+
+    async def until(self, met: Callable[[], Any], what: str) -> None:
+        """Until that is so, looked at after each frame."""
+        await until(met, self.changed, lambda: what, WITHIN_S)
 
     async def gone(self, *, within_s: float = WITHIN_S) -> float:
         """When the other side was gone."""

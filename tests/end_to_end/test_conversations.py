@@ -238,3 +238,25 @@ async def test_a_command_repeated_with_its_id_is_done_once_and_answered_the_same
         assert second == first
         assert third["error"]["code"] == "conflict"
         assert len(caller.found("assistant_turn_started")) == 1
+
+
+async def test_who_joins_late_gets_everything_from_the_first_on(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        await caller.turn("tally")
+
+        listener = Caller(await on.client.attach(caller.id, rights=("listen",)))
+        await listener.until(lambda: len(listener.events) >= len(caller.events), "the events")
+        await caller.turn("short tone")
+        await listener.until(lambda: len(listener.events) >= len(caller.events), "the rest")
+        seen = await caller.session.snapshot()
+        listed = await on.client.sessions()
+        await listener.close()
+
+        assert [one.seq for one in listener.events] == [one.seq for one in caller.events]
+        assert [one.raw for one in listener.events] == [one.raw for one in caller.events]
+        assert seen["epoch"] == 0
+        assert caller.id in [one["session_id"] for one in listed]
+        names = [tool["name"] for tool in await on.client.catalogue()]
+        assert {"tally", "get_weather"} <= set(names)
+        await caller.session.ping()

@@ -1,6 +1,7 @@
 """Other software that speaks the dialect: other orders, fewer fields, surprises, sudden ends."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import signal
@@ -13,8 +14,9 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.end_to_end.cells import DEMO_TOOLS
 from tests.end_to_end.conftest import StartStack
-from tests.end_to_end.support import Caller, measured, scene
+from tests.end_to_end.support import Caller, Line, measured, scene
 from tests.end_to_end.support_provider import Call, Provider, calls_tool, free_port
+from voicebus.bus import ids
 from voicebus.cli.testing import Stack
 
 PORT = free_port()
@@ -199,6 +201,43 @@ async def test_a_call_is_understood_from_whichever_event_tells_of_it(
         await _heard(caller, "resp_d")
 
 
+@pytest.mark.parametrize("how", ["cancelled", "incomplete", "failed", "hangs up"])
+async def test_a_call_that_the_provider_never_finished_asking_for_has_an_outcome(
+    cell: Stack, how: str
+) -> None:
+    async with Provider(PORT) as provider, scene(cell) as on:
+        caller = await on.caller()
+        call = await provider.call()
+        await _asked(caller, call)
+
+        await call.send(type="response.created", response={"id": "resp_c"})
+        item = {"id": "i", "type": "function_call", "name": "get_weather", "call_id": "call_c"}
+        await call.send(
+            type="response.output_item.added", response_id="resp_c", output_index=0, item=item
+        )
+        await call.send(
+            type="response.function_call_arguments.delta",
+            response_id="resp_c",
+            item_id="i",
+            call_id="call_c",
+            delta='{"ci',
+        )
+        await caller.event("tool_call_started")
+        if how == "hangs up":
+            await call.close(4000)
+        else:
+            await call.send(type="response.done", response={"id": "resp_c", "status": how})
+        await caller.event("assistant_turn_completed", turn_id="resp_c")
+
+        failed = await caller.event("tool_call_failed", call_id="call_c")
+        assert failed.data.reason == "cancelled"
+        assert not caller.found("tool_call_dispatched")
+        if how != "hangs up":
+            await _asked(caller, call)
+            await _answer(call, "resp_d")
+            await _heard(caller, "resp_d")
+
+
 @pytest.mark.parametrize("code", [1001, 1011])
 async def test_a_provider_that_hangs_up_in_mid_answer_is_dialled_again(
     cell: Stack, code: int
@@ -298,6 +337,60 @@ async def test_speech_silences_the_answer_also_while_the_session_process_is_froz
         assert len(caller.pieces("resp_1")) == 1
         truncated = call.of("conversation.item.truncate")
         assert all(one["audio_end_ms"] <= 20 for one in truncated)
+
+
+async def test_sound_waits_for_the_confirmation_and_the_commit_for_the_sound(cell: Stack) -> None:
+    async with Provider(PORT, confirms=False) as provider, scene(cell) as on:
+        caller = Caller(await on.client.connect(turn_detection="none"))
+        call = await provider.call()
+        update = await call.expect("session.update")
+
+        for n in range(20):
+            await caller.session.send_audio(struct.pack("<h", n) * 480)
+        committing = asyncio.create_task(caller.session.commit_audio())
+        await caller.session.ping()
+        assert not call.of("input_audio_buffer.append")
+        await call.send(type="session.updated", session=update["session"])
+        await call.expect("input_audio_buffer.commit")
+        await committing
+        await caller.close()
+
+        types = [one["type"] for one in call.received]
+        assert types.index("input_audio_buffer.commit") == types.index(_APPEND) + 20
+        said = [base64.b64decode(one["audio"]) for one in call.of(_APPEND)]
+        assert [struct.unpack_from("<h", one)[0] for one in said] == list(range(20))
+
+
+_APPEND = "input_audio_buffer.append"
+
+
+async def test_the_provider_hears_each_text_once_and_in_order_whoever_dies(cell: Stack) -> None:
+    async with Provider(PORT) as provider, scene(cell) as on:
+        caller = await on.caller()
+        call = await provider.call()
+        line = Line(cell.endpoints, on.sockets)
+        texts = {ids.ulid(): f"text {n}" for n in range(12)}
+
+        for n, (id, text) in enumerate(texts.items()):
+            line.command("send_text", {"text": text}, session_id=caller.id, id=id)
+            if n in (3, 8):
+                pid = cell.kill("session-0")
+                await cell.ready("session-0", after=pid)
+            answered = {one["id"] for one in line.replies}
+            for lost in [one for one in list(texts)[: n + 1] if one not in answered]:
+                line.command("send_text", {"text": texts[lost]}, session_id=caller.id, id=lost)
+                await line.reply(lost)
+
+        await call.until(lambda: len(_texts(call)) >= len(texts), "all texts")
+        assert _texts(call) == list(texts.values())
+        event_ids = [one["event_id"] for one in call.received if "event_id" in one]
+        assert len(set(event_ids)) == len(event_ids)
+        assert len(call.of("response.create")) == 1, "one at a time"
+
+
+def _texts(call: Call) -> list[str]:
+    items = [one["item"] for one in call.of("conversation.item.create")]
+    return [part["text"] for item in items for part in item["content"]]
 
 
 async def test_a_frame_as_large_as_the_provider_may_send_is_heard_whole(cell: Stack) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.auditor import conversation
 from tests.end_to_end.cells import SPEECH
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import scene, voicebus
 from voicebus.cli.testing import Stack
+from voicebus.client.audit import conversation
 from voicebus.client.microphone import Microphone
 from voicebus.client.wav import read
 
