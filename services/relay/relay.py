@@ -14,7 +14,7 @@ from voicebus.bus.messages.base import BadMessage, encode
 from voicebus.bus.messages.commands import RETRY, Command, CommandError, ErrorCode, Reply
 from voicebus.bus.messages.remote import SubscriptionRefused
 from voicebus.bus.messages.sound import SoundIn
-from voicebus.bus.sockets import Dealer, Frames, Route, Sent
+from voicebus.bus.sockets import Dealer, Frames, Route, Sent, Subscriber
 from voicebus.config import clients as known
 from voicebus.config.clients import Client
 from voicebus.config.loader import BadSettings
@@ -73,17 +73,23 @@ class Relay:
         endpoints, cell = runtime.endpoints, runtime.cell
         where = settings.public_host or settings.bind
         self._addresses = _addresses(runtime, where, settings.port)
-        self._inside = runtime.sockets.subscriber(
+        inside = runtime.sockets.subscriber
+        said = inside([endpoints.events(n) for n in range(cell.shards)], [], self._published)
+        sound = inside(
+            [endpoints.audio_out(n) for n in range(cell.transports)], [], self._published
+        )
+        counts = {"session": cell.shards, "transport": cell.transports}
+        states = inside(
             [
-                *(endpoints.events(n) for n in range(cell.shards)),
-                *(endpoints.audio_out(n) for n in range(cell.transports)),
-                *(endpoints.state("session", n) for n in range(cell.shards)),
-                *(endpoints.state("transport", n) for n in range(cell.transports)),
-                *(endpoints.state(role, 0) for role in ("dispatcher", "toolhost", "health")),
+                endpoints.state(role, n)
+                for role in ("session", "transport", "dispatcher", "toolhost", "health")
+                for n in range(counts.get(role, 1))
             ],
             [],
             self._published,
         )
+        # Each publisher is only asked for what it has, so that only its owner answers.
+        self._inside = dict.fromkeys(known.LANES, said) | {"audio": sound, "system": states}
         self._voices = [
             runtime.sockets.dealer(endpoints.audio_in(n), lambda _: None, name="relay")
             for n in range(cell.transports)
@@ -189,8 +195,12 @@ class Relay:
             )
         self._subscriptions.admit(name, topic)
         # The publisher inside answers it with a welcome, which comes back on this topic.
-        self._inside.subscribe(topic)
+        self._lane(topic).subscribe(topic)
         return topic
+
+    def _lane(self, topic: bytes) -> Subscriber:
+        """An admitted topic names its lane whole."""
+        return self._inside[topic.partition(b"/")[0].decode("ascii")]
 
     def _turn_away(self, name: str, topic: bytes, code: str, why: str) -> bytes:
         """Admit to nothing but the word that says no."""
@@ -209,7 +219,7 @@ class Relay:
 
     def _left(self, topic: bytes) -> None:
         if self._subscriptions.left(topic):
-            self._inside.unsubscribe(topic)
+            self._lane(topic).unsubscribe(topic)
 
     def _published(self, frames: list[bytes]) -> None:
         topic = frames[0]

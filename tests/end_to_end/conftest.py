@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.end_to_end.published import watching
 from voicebus.cli.plan import Wish
 from voicebus.cli.testing import Stack, running
 
@@ -49,6 +50,13 @@ def _starter() -> Iterator[StartStack]:
             return open_ones.enter_context(_stack(**what))
 
         yield start
+
+
+@pytest.fixture(autouse=True)
+def _as_published(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Everything that the SDK sends and gets in a test follows the committed schemas."""
+    with watching(monkeypatch):
+        yield
 
 
 @pytest.fixture
