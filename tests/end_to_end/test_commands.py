@@ -13,6 +13,7 @@ import zmq
 from voicebus.bus import ids
 from voicebus.bus.messages.base import encode
 from voicebus.bus.messages.commands import Command
+from voicebus.bus.schemas import FOLDER
 from voicebus.bus.sockets import Frames, Sockets
 from voicebus.cli.testing import Stack
 from voicebus.client import CommandRefused, Event, Lagged, RealtimeClient
@@ -148,6 +149,17 @@ async def test_the_sdk_waits_and_tries_again_when_told_to(cell: Stack) -> None:
         session = await fourth
         for one in (session, *full[1:]):
             await one.close()
+
+
+async def test_the_protocol_s_schemas_are_served(cell: Stack) -> None:
+    async with RealtimeClient(cell.run_dir) as client:
+        names = (await client.schema())["names"]
+        served = {name: (await client.schema(name))["schema"] for name in names}
+        with pytest.raises(CommandRefused, match="did you mean events"):
+            await client.schema("event.json")
+
+    committed = {path.name: json.loads(path.read_text()) for path in FOLDER.glob("*.json")}
+    assert served == committed
 
 
 def test_a_plain_req_client_works(cell: Stack) -> None:
