@@ -93,7 +93,7 @@ def test_a_session_that_expires_in_mid_answer_goes_on_where_it_was(
             await caller.event("session_resumed")
             await caller.event("assistant_turn_completed", status="completed")
 
-            assert lost.data.reason.startswith("1001")  # type: ignore[union-attr]
+            assert lost.data.reason.startswith("1001")
             assert not caller.found("session_closed")
 
     asyncio.run(story())
