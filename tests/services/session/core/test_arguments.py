@@ -67,6 +67,7 @@ def test_what_fits_the_schema_fits(value: dict[str, Any]) -> None:
     [
         ({}, "the arguments lack city"),
         ({"city": 3}, "argument city must be of type string, not a number"),
+        ({"city": {}}, "argument city must be of type string, not an object"),
         ({"city": "x", "days": 1.5}, "argument days must be of type integer, not a number"),
         ({"city": "x", "days": True}, "argument days must be of type integer, not a boolean"),
         ({"city": "x", "unit": "K"}, 'argument unit must be one of ["C","F"], not "K"'),

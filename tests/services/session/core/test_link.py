@@ -8,11 +8,14 @@ from voicebus.bus.messages.events import (
     Error,
     SessionClosed,
     SessionOpened,
+    SessionReconnecting,
     SessionUpdated,
     ToolCallFailed,
 )
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core import link
+from voicebus.services.session.core.draft import Draft
 from voicebus.services.session.testing import (
     SESSION,
     Stage,
@@ -115,12 +118,35 @@ def test_an_error_that_names_nothing_before_the_opening_ends_it() -> None:
 
 def test_an_error_of_something_else_before_the_opening_does_not_end_it() -> None:
     stage = configuring()
-    stage.play(created(), sound())
-    stage.command("interrupt")
+    d = Draft(stage.state, stage.now_us)
+    event_id = d.ask(fx.CommitInput(), "commit_later")
+    stage.state = d.s
 
-    effects = stage.play(refused("invalid_value", stage.last_event_id))
+    assert of(stage.play(refused("invalid_value", event_id)), SessionClosed) == []
+
+
+def test_a_restarted_transport_ends_a_session_that_was_never_open() -> None:
+    (closed,) = of(configuring().play(i.TransportLost()), SessionClosed)
+
+    assert closed.reason == "transport_lost"
+
+
+def test_a_restarted_transport_is_replaced_in_an_open_session() -> None:
+    effects = Stage().play(i.TransportLost())
 
     assert of(effects, SessionClosed) == []
+    assert len(of(effects, SessionReconnecting)) == 1
+
+
+def test_closing_what_is_closed_does_nothing() -> None:
+    stage = Stage()
+    stage.command("close")
+    d = Draft(stage.state, stage.now_us)
+
+    link.close(d, "client")
+    link.transport_lost(d)
+
+    assert d.effects == []
 
 
 @pytest.mark.parametrize(("phase", "seconds"), [("connecting", 20), ("configuring", 10)])

@@ -8,6 +8,7 @@ from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import playback
 from voicebus.services.session.core.capabilities import Capabilities
+from voicebus.services.session.core.draft import Draft
 from voicebus.services.session.testing import (
     Stage,
     created,
@@ -404,6 +405,24 @@ def test_sound_out_of_band_is_silenced_and_stands_in_no_conversation() -> None:
     assert of(effects, fx.CancelResponse) == [fx.CancelResponse("oob")]
     assert edits(effects) == []
     assert heard(effects) == [("m9", 500, False, True)]
+
+
+def test_an_unheard_item_out_of_band_stands_in_no_conversation_either() -> None:
+    stage = Stage()
+    stage.play(created("oob", out_of_band=True), *message("oob", "m8"), sound("oob", "m9"))
+    stage.play(speech_started())
+
+    effects = [*stage.play(done("oob", "cancelled", "client_cancelled")), *stage.wait(1)]
+
+    assert edits(effects) == []
+
+
+def test_settling_when_nothing_is_open_does_nothing() -> None:
+    d = Draft(Stage().state, 1)
+
+    playback.heard_now(d)
+
+    assert d.effects == []
 
 
 # --- words ------------------------------------------------------------------------------------

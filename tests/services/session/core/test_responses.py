@@ -248,6 +248,31 @@ def test_a_refusal_that_names_nothing_disowns_the_newest_assumed_response() -> N
     assert [create.cause for create in stage.state.queue] == ["send_text-1"]
 
 
+def test_a_refusal_disowns_only_the_response_of_its_own_create() -> None:
+    stage = Stage()
+    stage.command("send_text", text="one")
+    first = stage.last_event_id
+    stage.play(created("r1"), done("r1"))
+    stage.command("send_text", text="two")
+    stage.play(created("r2"))
+
+    stage.play(refused("already", first, "already_active"))
+
+    assert stage.state.responses["r1"].create is None
+    assert stage.state.responses["r2"].cause == "send_text-2"
+
+
+def test_cancelling_what_is_over_asks_nobody() -> None:
+    stage = Stage(MANUAL)
+    stage.command("commit_audio")
+    commit = next(e for e in stage.effects if isinstance(e, fx.Ask)).event_id
+    stage.play(created("r1", stage.last_tag), done("r1"))
+
+    effects = stage.play(refused("input_audio_buffer_commit_empty", commit, "benign"))
+
+    assert of(effects, fx.CancelResponse) == []
+
+
 def test_a_refusal_of_what_was_not_asked_changes_nothing() -> None:
     stage = Stage()
     stage.play(created("vad"))

@@ -268,6 +268,11 @@ def test_every_request_there_is_has_a_frame() -> None:
     assert {type(one) for one in REQUESTS} == set(fx.Request.__subclasses__())
 
 
+def test_a_request_nobody_knows_is_a_mistake_of_ours() -> None:
+    with pytest.raises(TypeError, match="no frame for Request"):
+        OpenAI().write("e", fx.Request())
+
+
 def test_a_response_is_tagged_beside_the_clients_own_metadata() -> None:
     frame = OpenAI().write("e", fx.CreateResponse("8", {"metadata": {"a": "b"}}, "auto"))
 
