@@ -1,8 +1,8 @@
 """How long the core takes to decide: the median of one step, per common input.
 
-`python -m voicebus.benchmarks.core_step`. The floor is a step that decides nothing: copying the
-state and finding the input's machine. Each row is the median of many single steps on a state in
-mid-conversation: twenty items, sound being played, a tool at work.
+`python -m voicebus.benchmarks.core_step`. The floor is an empty step: the state is
+copied and nothing is decided, since the conversation is over. Each other row is the median of many
+single steps on a state in mid-conversation: twenty items, sound being played, a tool at work.
 """
 
 import time
@@ -68,7 +68,6 @@ def measure(steps: int = STEPS) -> list[tuple[str, float]]:
     stage = midway()
     now = stage.now_us + 1000
     common: Sequence[tuple[str, i.AnyInput]] = (
-        ("floor: an input that decides nothing", i.ToolBegan(call_id="c1")),
         ("sound published", sound("r", "m", 100)),
         ("piece of spoken words", spoken("upon a time ", "r", "m")),
         ("piece of written words", wrote("upon a time ", "r", "m")),
@@ -85,7 +84,10 @@ def measure(steps: int = STEPS) -> list[tuple[str, float]]:
         ("response done", done("r")),
         ("caller breaks in", speech_started()),
     )
-    found = [(name, median_us(stage.state, at(event, now), steps)) for name, event in common]
+    over = Stage()
+    over.command("close")
+    found = [("floor: an empty step", median_us(over.state, at(i.TalkerSeen(), now), steps))]
+    found += [(name, median_us(stage.state, at(event, now), steps)) for name, event in common]
     found.append(("deadline of the state", _median_of(lambda: deadline(stage.state), steps)))
     translator = OpenAI()
     frame = {

@@ -115,7 +115,7 @@ def confirmed(d: Draft, event: i.ProviderSessionUpdated) -> None:
                 session_id=d.s.session_id,
                 provider=d.s.vendor,
                 provider_session_id=d.s.provider_session_id,
-                model=event.model or d.s.model,
+                model=event.model or _dial(d).model or None,
                 expires_at=d.s.expires_at,
             )
         )

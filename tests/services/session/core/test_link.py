@@ -94,6 +94,9 @@ def test_a_transcription_session_is_dialled_without_a_model() -> None:
     (dial,) = of(stage.effects, fx.Dial)
 
     assert (dial.vendor, dial.model) == ("openai-transcription", "")
+    stage.play(i.ProviderConnected(generation=1), i.ProviderSessionCreated())
+    (opened,) = of(stage.play(i.ProviderSessionUpdated(session={})), SessionOpened)
+    assert opened.model is None
 
 
 def test_the_transport_flushes_by_itself_only_if_the_provider_interrupts() -> None:
