@@ -1,5 +1,7 @@
 # make run     install what is needed and show all of it: `voicebus demo`
 # make test    install what is needed and run the tests
+# make chaos   MINUTES=10: kill, freeze and cut at random while conversations go on; the table
+# make soak    MINUTES=60: twenty conversations at a time; memory and descriptors, and a picture
 # make check   lint, formatting, types, import rules, generated schemas
 #
 # Everything goes into .venv. What is installed already is not installed again. The one thing from
@@ -14,10 +16,10 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y
 FLITE_MISSING := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test check format schemas flite clean
+.PHONY: help run test chaos soak check format schemas flite clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -3
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
 
 run: $(VENV)/.with-speech flite
 	@$(BIN)/voicebus demo
@@ -25,6 +27,14 @@ run: $(VENV)/.with-speech flite
 test: FLITE_MISSING := 0
 test: $(VENV)/.with-dev flite
 	@$(BIN)/python -m pytest
+
+chaos: MINUTES ?= 10
+chaos: $(VENV)/.with-dev
+	@$(BIN)/voicebus chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+soak: MINUTES ?= 60
+soak: $(VENV)/.with-bench
+	@$(BIN)/voicebus soak --minutes $(MINUTES) --sessions 20 --out var/soak
 
 check: $(VENV)/.with-dev
 	$(BIN)/ruff check .
@@ -68,6 +78,11 @@ $(VENV)/.with-speech: pyproject.toml | $(BIN)/python
 $(VENV)/.with-dev: pyproject.toml | $(BIN)/python
 	@echo "installing Voicebus, its speech and its development packages into $(VENV)"
 	@$(PIP) install --editable '.[speech,dev]'
+	@touch $@
+
+$(VENV)/.with-bench: pyproject.toml | $(VENV)/.with-dev
+	@echo "installing matplotlib into $(VENV)"
+	@$(PIP) install --editable '.[speech,dev,bench]'
 	@touch $@
 
 flite:

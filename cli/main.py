@@ -36,6 +36,7 @@ VERBS = (
     Verb("forget", "Leave no word of a conversation behind."),
     Verb("keys", "Make and list the keys of programs elsewhere, and what they may do."),
     Verb("chaos", "Kill and freeze processes at random while conversations go on; report."),
+    Verb("soak", "Hold conversations for an hour, and see whether memory or descriptors grow."),
     Verb("schema", "Print the protocol's schemas, as a session process serves them."),
     Verb("endpoints", "Print the address of each socket."),
     Verb("bench", "Measure what this machine can do: sessions, ages of sound, CPU and memory."),

@@ -1,0 +1,269 @@
+"""The talkers of `voicebus chaos`: hold conversations, and notice what is lost or comes twice."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from voicebus.bus import ids
+from voicebus.client import ClientError, Event, RealtimeClient, RealtimeSession, Sound
+from voicebus.client import audit as rules
+from voicebus.client.errors import CommandRefused, SessionGone
+from voicebus.client.sound import SoundFlush
+from voicebus.client.turns import Turns, expect, fold
+
+TURNS = (1, 6)
+"""Turns per conversation, from and to."""
+TURN_S = 45.0
+PATIENCE_S = 30.0
+"""Under faults a command may wait for a restart; no longer than that."""
+CONFIG: dict[str, Any] = {"instructions": "Be brief.", "lease_s": 60}
+SAY = {
+    "short tone please": 3,
+    "long tone please": 3,
+    "leave a mark": 3,
+    "mark and look": 2,
+    "look around": 2,
+}
+"""What is said, and how often."""
+TOO_MANY = 100
+"""Faults after which nobody need go on."""
+
+
+@dataclass
+class Tally:
+    """What all talkers have seen."""
+
+    begun: float = field(default_factory=time.monotonic)
+    conversations: int = 0
+    turns: int = 0
+    not_opened: int = 0
+    """Ended before the provider had confirmed them: it, or the transport, was away."""
+    cut_turns: int = 0
+    """Ended incomplete because their transport or provider was lost: said plainly, and expected."""
+    interrupts: int = 0
+    commands: int = 0
+    events: int = 0
+    calls: int = 0
+    healed: int = 0
+    """Events that were fetched again after a hole."""
+    faults: list[str] = field(default_factory=list)
+    gaps: list[tuple[float, float]] = field(default_factory=list)
+    """(when it ended, seconds): pauses of the sound within an item."""
+    calls_of: set[str] = field(default_factory=set)
+    ended: Counter[str] = field(default_factory=Counter)
+    sent: dict[str, list[str]] = field(default_factory=dict)
+    """Session -> ids of commands that were answered with ok."""
+
+
+class Talker:
+    """One conversation after the other."""
+
+    def __init__(
+        self,
+        client: RealtimeClient,
+        tally: Tally,
+        chance: random.Random,
+        *,
+        pause_s: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        self._client = client
+        self._pause_s = pause_s
+        self._tally = tally
+        self._chance = chance
+        self._was_refused = False
+        self.served_since = 0.0
+        """When the last turn began that has been answered."""
+
+    async def talk(self, until: asyncio.Event) -> None:
+        """Until told to stop; then the conversation under way is ended in order."""
+        while not until.is_set() and len(self._tally.faults) < TOO_MANY:
+            await self._conversation(until)
+
+    async def _conversation(self, until: asyncio.Event) -> None:
+        if self._was_refused:
+            self._was_refused = False
+            await asyncio.sleep(0.3)
+        try:
+            session = await self._client.connect(CONFIG)
+        except CommandRefused as error:
+            if not error.retry:
+                self._fault(f"open: {error}")
+            await asyncio.sleep(0.2)
+            return
+        except ClientError as error:
+            self._fault(f"open: {error}")
+            return
+        ear = Ear(session, self._tally)
+        try:
+            for _ in range(self._chance.randint(*TURNS)):
+                if until.is_set() or session.is_over:
+                    break
+                await self._turn(session, ear)
+                await asyncio.sleep(self._chance.uniform(*self._pause_s))
+        finally:
+            await self._end(session, ear)
+
+    async def _turn(self, session: RealtimeSession, ear: "Ear") -> None:
+        begun = time.monotonic()
+        text = self._chance.choices(tuple(SAY), tuple(SAY.values()))[0]
+        before = len(ear.events)
+        ear.turns = expect(ear.turns)
+        if not await self._tell(session, "send_text", {"text": text}):
+            return
+        if self._chance.random() < 0.25:
+            await asyncio.sleep(self._chance.uniform(0.05, 1.2))
+            self._tally.interrupts += 1
+            await self._tell(session, "interrupt", {})
+            quiet = await ear.until(lambda: not ear.is_busy, TURN_S)
+            # What the policies leave of an interrupted turn is not waited for: it may be nothing.
+            ear.turns = Turns()
+        else:
+            quiet = await ear.until(lambda: ear.turns.is_quiet, TURN_S)
+        self._tally.turns += 1
+        if not quiet:
+            kinds = [one.kind for one in ear.events[before:]]
+            self._fault(f"{session.id}: {text!r} was not answered in {TURN_S:g} s; heard {kinds}")
+        self.served_since = begun
+
+    async def _tell(self, session: RealtimeSession, command: str, data: dict[str, Any]) -> bool:
+        """A command that is sent until it is answered. Whether it was done."""
+        try:
+            id = await ask(self._client, session.id, command, data)
+        except SessionGone:
+            return False
+        except ClientError as error:
+            if not session.is_over and getattr(error, "code", "") != "gone":
+                self._fault(f"{session.id}: {error}")
+            return False
+        self._tally.commands += 1
+        self._tally.sent.setdefault(session.id, []).append(id)
+        return True
+
+    async def _end(self, session: RealtimeSession, ear: "Ear") -> None:
+        if not session.is_over:
+            await self._tell(session, "close", {})
+            if not await ear.until(lambda: session.is_over, PATIENCE_S):
+                self._fault(f"{session.id}: no session_closed within {PATIENCE_S:g} s of close")
+        try:
+            kept = await _kept(session)
+        except ClientError as error:
+            self._fault(f"{session.id}: cannot be read again: {error}")
+            kept = []
+        await session.detach()
+        await ear.close()
+        self._examine(session, ear, kept)
+
+    def _examine(self, session: RealtimeSession, ear: "Ear", kept: list[dict[str, Any]]) -> None:
+        tally = self._tally
+        tally.conversations += 1
+        tally.events += len(kept)
+        tally.healed += sum(one.last - one.first + 1 for one in session.healed)
+        tally.calls += sum(one["kind"] in rules.ENDS for one in kept)
+        tally.calls_of.update(
+            one["data"]["call_id"] for one in kept if one["kind"] == "tool_call_dispatched"
+        )
+        for one in kept:
+            if one["kind"] == "assistant_turn_completed" and one["data"]["status"] == "incomplete":
+                tally.cut_turns += 1
+            if one["kind"] == "session_closed":
+                tally.ended[one["data"]["reason"]] += 1
+                if not any(other["kind"] == "session_opened" for other in kept):
+                    tally.not_opened += 1
+                    self._was_refused = True
+                elif one["data"]["reason"] != "client":
+                    self._fault(f"{session.id}: ended by {one['data']}")
+        found = rules.conversation(kept)
+        seen = [one.seq for one in ear.events]
+        if seen != [one["seq"] for one in kept]:
+            found.append(f"the client was given {seen}, kept are {len(kept)} events")
+        live = [msgspec.json.decode(one.raw) for one in ear.events]
+        if len({one["inc"] for one in live}) > 1 or session.healed:
+            live = [one for one in live if one["seq"] <= len(kept)]
+        found += [one for one in rules.same_as_live(kept, live) if "were published" not in one]
+        for fault in found:
+            self._fault(f"{session.id}: {fault}")
+
+    def _fault(self, text: str) -> None:
+        at_s = time.monotonic() - self._tally.begun
+        self._tally.faults.append(f"at {at_s:.1f} s: {text}")
+
+
+class Ear:
+    """What one conversation hears."""
+
+    def __init__(self, session: RealtimeSession, tally: Tally) -> None:
+        self.events: list[Event] = []
+        self.turns = Turns()
+        self._session = session
+        self._tally = tally
+        self._changed = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._follow()),
+            asyncio.create_task(self._listen()),
+        ]
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a response or call is under way."""
+        return bool(self.turns.responses or self.turns.calls)
+
+    async def until(self, met: Any, within_s: float) -> bool:
+        """Whether it came true in time; also false when the session is over."""
+        end = time.monotonic() + within_s
+        while not met():
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            if self._session.is_over:
+                return True  # judged by its last event
+            self._changed.clear()
+            waiting = asyncio.create_task(self._changed.wait())
+            await asyncio.wait([waiting], timeout=min(left, 0.5))
+            waiting.cancel()
+        return True
+
+    async def close(self) -> None:
+        """Stop listening, after what is there has been taken."""
+        await asyncio.wait(self._tasks, timeout=2.0)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        async for event in self._session.events():
+            self.turns = fold(self.turns, event.data)
+            self.events.append(event)
+            self._changed.set()
+
+    async def _listen(self) -> None:
+        item, at = "", 0.0
+        async for piece in self._session.audio_output():
+            now = time.monotonic()
+            match piece:
+                case Sound():
+                    if piece.item_id == item:
+                        self._tally.gaps.append((now, now - at))
+                    item, at = piece.item_id, now
+                case SoundFlush():
+                    item = ""
+                case _:
+                    item = ""
+
+
+async def ask(client: RealtimeClient, session_id: str, command: str, data: dict[str, Any]) -> str:
+    """One command under one id until it is done. Its id. Raises ClientError."""
+    id = ids.ulid()
+    shard = ids.shard_of(session_id) or 0
+    await client.commander.ask(
+        shard, command, data, session_id=session_id, id=id, deadline_s=PATIENCE_S
+    )
+    return id
+
+
+async def _kept(session: RealtimeSession) -> list[dict[str, Any]]:
+    return [msgspec.json.decode(one.raw) for one in await session.replay()]

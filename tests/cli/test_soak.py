@@ -1,0 +1,55 @@
+from pathlib import Path
+
+import pytest
+
+from voicebus.cli.soak import Sample, draw, growth, judge
+
+
+def samples(minutes: int, *, mb_per_hour: float = 0.0, fds_per_hour: float = 0.0) -> list[Sample]:
+    """One in ten seconds; the first ten minutes fill buffers up."""
+    found = []
+    for n in range(minutes * 6):
+        at_s = n * 10.0
+        kb = 400_000 - max(0.0, 600 - at_s) * 100 + mb_per_hour * 1024 * at_s / 3600
+        fds = 200 + fds_per_hour * at_s / 3600
+        found.append(
+            Sample(
+                at_s,
+                {"session-0": int(kb / 2), "transport-0": int(kb / 2), "simulator-0": n * 999},
+                {"session-0": int(fds), "simulator-0": n * 9},
+            )
+        )
+    return found
+
+
+def test_what_fills_up_in_the_first_ten_minutes_is_no_growth() -> None:
+    found = judge(samples(60))
+
+    assert found["is_long_enough"]
+    assert not found["grows"]
+    assert abs(found["pss_percent_per_hour"]) < 0.1
+
+
+@pytest.mark.parametrize("grow", [{"mb_per_hour": 8.0}, {"fds_per_hour": 6.0}])
+def test_more_than_a_percent_an_hour_is_growth(grow: dict[str, float]) -> None:
+    assert judge(samples(60, **grow))["grows"]
+
+
+def test_a_short_run_is_not_judged() -> None:
+    found = judge(samples(3, mb_per_hour=1000.0))
+
+    assert not found["is_long_enough"]
+    assert not found["grows"]
+    assert found["pss_percent_per_hour"] > 1
+
+
+def test_growth_is_percent_of_the_mean_per_hour() -> None:
+    assert growth([(0.0, 99.0), (3600.0, 101.0)]) == pytest.approx(2.0)
+    assert growth([(0.0, 99.0)]) == 0.0
+
+
+def test_the_picture_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+
+    assert draw(samples(3), tmp_path / "soak.png")
+    assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")

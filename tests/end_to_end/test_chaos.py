@@ -1,0 +1,20 @@
+"""A short form of `make chaos`: each fault comes at random, and nothing is lost or repeated."""
+
+import json
+
+from typer.testing import CliRunner
+
+from voicebus.cli import main
+
+
+def test_random_faults_lose_nothing_and_repeat_nothing() -> None:
+    words = ["chaos", "--minutes", "0.3", "--seed", "20", "--sessions", "3", "--json"]
+
+    done = CliRunner().invoke(main.build(words), words)
+
+    report = json.loads(done.stdout)
+    assert report["lost_or_repeated"] == []
+    assert done.exit_code == 0
+    assert report["faults_done"] >= 3
+    assert report["turns"] > 5
+    assert report["calls"] > 0
