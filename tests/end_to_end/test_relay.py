@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import random
+import socket
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -301,3 +303,23 @@ async def test_the_relay_may_die_and_nobody_inside_notices(door: Door) -> None:
         assert "assistant_transcript" in await _answer(session)  # still its own
         await beside.close()
         await session.close()
+
+
+def test_garbage_at_every_door_disturbs_nobody(door: Door) -> None:
+    pid = door.cell.pids()["relay-0"]
+    chance = random.Random(7)
+    for at in range(3):
+        for opening in (chance.randbytes(4096), b"GET / HTTP/1.1\r\n\r\n", b"\xff" + bytes(9)):
+            with socket.create_connection((HOST, door.port + at), timeout=5) as raw:
+                raw.sendall(opening)
+        with door.socket(zmq.DEALER if at else zmq.XSUB, door.key("bob")) as peer:
+            peer.setsockopt(zmq.LINGER, 1000)
+            peer.connect(f"tcp://{HOST}:{door.port + at}")
+            for size in (0, 1, 50, 5000):
+                peer.send_multipart([chance.randbytes(size)])
+                peer.send_multipart([b"\x01" + chance.randbytes(size)])
+                peer.send_multipart([b"{}", chance.randbytes(size), b"[" * 5000])
+                peer.send_multipart([b'{"id": 5}'])
+
+    test_a_plain_req_client_with_its_key_is_answered(door)
+    assert door.cell.pids()["relay-0"] == pid
