@@ -7,6 +7,7 @@ interrupts, and answers requests whenever the rules let it.
 from collections import Counter, deque
 
 import msgspec
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -549,4 +550,5 @@ Conversations.TestCase.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestConversations = Conversations.TestCase
+# Only a failure takes long: it is made as small as can be.
+TestConversations = pytest.mark.timeout(600)(Conversations.TestCase)
