@@ -2,6 +2,8 @@
 # make test    install what is needed and run the tests
 # make chaos   MINUTES=10: kill, freeze and cut at random while conversations go on; the table
 # make soak    MINUTES=60: twenty conversations at a time; memory and descriptors, and a picture
+# make bench   measure: ours beside a bare client, each goal with its figure; under ten minutes
+# make bench-peers  the same stalls with the peers, each in an environment of its own
 # make check   lint, formatting, types, import rules, generated schemas
 #
 # Everything goes into .venv. What is installed already is not installed again. The one thing from
@@ -16,10 +18,10 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y
 FLITE_MISSING := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test chaos soak check format schemas flite clean
+.PHONY: help run test chaos soak bench bench-peers check format schemas flite clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -5
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
 
 run: $(VENV)/.with-speech flite
 	@$(BIN)/voicebus demo
@@ -36,6 +38,22 @@ soak: MINUTES ?= 60
 soak: $(VENV)/.with-bench
 	@$(BIN)/voicebus soak --minutes $(MINUTES) --sessions 20 --out var/soak
 
+bench: $(VENV)/.with-bench
+	@$(BIN)/python -P -m voicebus.benchmarks
+
+# A peer that cannot be installed is named with the reason, and the others are measured.
+PEERS := mojentic openai-agents pipecat livekit
+bench-peers: $(VENV)/.with-bench $(PEERS:%=benchmarks/.venvs/%/.installed)
+	@$(BIN)/python -P -m voicebus.benchmarks peers --out benchmarks/results/peers
+
+benchmarks/.venvs/%/.installed: benchmarks/peers/%.txt
+	@echo "installing $* into benchmarks/.venvs/$*"
+	@mkdir -p $(@D)
+	@{ $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip --disable-pip-version-check --quiet \
+		install -r $< && rm -f $(@D).failed; } >$(@D).log 2>&1 && touch $@ || { \
+		rm -rf $(@D)/bin/python; tail -3 $(@D).log >$(@D).failed; \
+		echo "make: $* could not be installed, see $(@D).log"; }
+
 check: $(VENV)/.with-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,7 +69,7 @@ schemas: $(VENV)/.with-dev
 	$(BIN)/python -P -m voicebus.bus.schemas
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info var
+	rm -rf $(VENV) build dist src/*.egg-info var benchmarks/.venvs
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

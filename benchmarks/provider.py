@@ -199,14 +199,12 @@ class Line:
         )
 
     def words(self, number: int) -> None:
-        """A transcript of the caller that holds a stamp."""
-        item_id = self._item_id()
+        """A piece of a transcript of the caller that holds a stamp."""
         self.send(
-            "conversation.item.input_audio_transcription.completed",
-            item_id=item_id,
+            "conversation.item.input_audio_transcription.delta",
+            item_id=f"caller_{self.number}",
             content_index=0,
-            transcript=stamps.words(number),
-            usage={"type": "tokens", "total_tokens": 1, "input_tokens": 1, "output_tokens": 0},
+            delta=stamps.words(number),
         )
 
     # --- what the client says ---

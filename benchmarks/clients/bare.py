@@ -21,8 +21,8 @@ async def _listen(
         match event["type"]:
             case "response.output_audio.delta":
                 bench.sound.sound(base64.b64decode(event["delta"]))
-            case "conversation.item.input_audio_transcription.completed":
-                bench.words.text(event["transcript"])
+            case "conversation.item.input_audio_transcription.delta":
+                bench.words.text(event["delta"])
             case "response.function_call_arguments.done":
                 task = asyncio.create_task(_work(line, event))
                 working.add(task)

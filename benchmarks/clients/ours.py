@@ -48,8 +48,8 @@ async def _hear(bench: app.Bench, session: RealtimeSession) -> None:
 
 async def _read(bench: app.Bench, session: RealtimeSession) -> None:
     async for event in session.events():
-        if isinstance(event.data, events.UserTranscript):
-            bench.words.text(event.data.text)
+        if isinstance(event.data, events.UserTranscriptDelta):
+            bench.words.text(event.data.delta)
 
 
 async def _light(bench: app.Bench) -> None:
@@ -67,8 +67,8 @@ async def _light(bench: app.Bench) -> None:
             ready.add(event.session_id)
             if len(ready) == bench.sessions:
                 all_ready.set()
-        elif isinstance(event.data, events.UserTranscript):
-            bench.words.text(event.data.text)
+        elif isinstance(event.data, events.UserTranscriptDelta):
+            bench.words.text(event.data.delta)
 
     async with RealtimeClient(bench.run_dir) as client:
         sockets = client.sockets()
