@@ -28,6 +28,7 @@ VERBS = (
     Verb("up", "Start all processes; return when each of them is ready."),
     Verb("down", "Stop all processes in order; leave nothing behind."),
     Verb("status", "Show name, state and pid of each process."),
+    Verb("top", "Show what each process does, every second."),
     Verb("talk", "Hold a conversation with text or sound; print each event."),
     Verb("tail", "Print events as they come, of one session or of all."),
     Verb("restart", "Restart roles one after the other while calls go on."),

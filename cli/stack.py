@@ -204,7 +204,7 @@ async def _wait_ready(
     loop = asyncio.get_running_loop()
     begun = loop.time()
     with Sockets() as sockets:
-        addresses = [planned.endpoints.state(*_role_of(name)) for name in expected]
+        addresses = [planned.endpoints.state(*role_of(name)) for name in expected]
         sockets.subscriber(addresses, [b"system/"], heard)
         while waited_for := missing():
             with contextlib.suppress(TimeoutError):
@@ -293,7 +293,7 @@ def _tail(program: Program, logs: dict[str, int]) -> str:
     since = logs.get(program.log.name, 0)
     lines = [line for line in log_tail(program.log, 10, since=since) if STATE_LINE not in line]
     # A service that cannot start says so in one plain line, `<role>-<n>: …`.
-    said = [line for line in lines if line.startswith(_role_of(program.name)[0])]
+    said = [line for line in lines if line.startswith(role_of(program.name)[0])]
     shown = [said[-1]] if said else lines
     text = "".join(f"\n  | {line}" for line in shown)
     return f"{text}\n  log: {program.log}"
@@ -315,7 +315,8 @@ def _log_sizes(run_dir: Path) -> dict[str, int]:
     return {path.name: path.stat().st_size for path in run_dir.glob("*.log")}
 
 
-def _role_of(name: str) -> tuple[str, int]:
+def role_of(name: str) -> tuple[str, int]:
+    """`session-0` -> session, 0."""
     role, _, instance = name.rpartition("-")
     return role, int(instance)
 
@@ -461,7 +462,7 @@ async def _beacons(endpoints: Endpoints, names: Sequence[str]) -> dict[str, Stat
 
     if names:
         with Sockets() as sockets:
-            addresses = [endpoints.state(*_role_of(name)) for name in names]
+            addresses = [endpoints.state(*role_of(name)) for name in names]
             sockets.subscriber(addresses, [b"system/"], heard)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(BEACONS_S):
