@@ -13,6 +13,7 @@ from voicebus.cli import folders
 from voicebus.cli.problems import Problem
 from voicebus.config import loader
 from voicebus.config.settings import (
+from voicebus.services.transport.media.address import BadAddress, address
     SECTIONS,
     CellSettings,
     RelaySettings,
@@ -99,6 +100,10 @@ def make(wish: Wish) -> Plan:
 
     key = _key(wish.provider_key_file, transport.provider_key_file, environment_key)
     is_chosen = transport.provider_url != TransportSettings().provider_url
+    try:
+        address(transport.provider_url, {})
+    except BadAddress as error:
+        raise Problem(f"--provider-url (or {PROVIDER_URL}): {error}") from None
     use_simulator = wish.simulator
     if use_simulator is None:
         use_simulator = not is_chosen and key is None

@@ -54,6 +54,14 @@ def test_a_wish_for_the_simulator_is_stronger_than_a_key_which_it_never_gets(
     assert planned.key != "sk-1"
 
 
+@pytest.mark.parametrize("url", ["nonsense", "ftp://voice.example/v1", "wss://", "ws://h:port/"])
+def test_an_address_that_nobody_can_dial_is_refused_before_anything_starts(
+    run_dir: Path, url: str
+) -> None:
+    with pytest.raises(Problem, match="--provider-url"):
+        made(run_dir, provider_url=url)
+
+
 def test_no_provider_at_all_is_a_problem(run_dir: Path) -> None:
     with pytest.raises(Problem, match="no provider"):
         made(run_dir, simulator=False)
