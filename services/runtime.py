@@ -15,8 +15,10 @@ import argparse
 import asyncio
 import contextlib
 import faulthandler
+import gc
 import logging
 import os
+import resource
 import signal
 import stat
 import sys
@@ -41,6 +43,8 @@ S = TypeVar("S", bound=Settings)
 Phase = Literal["starting", "ready", "draining", "failing", "stopped"]
 
 BEACON_S = 1.0
+DESCRIPTORS = 65_536
+"""Wanted at least; a session takes a few, and so does each of its clients."""
 LAG_LOOK_S = 0.25
 """How often it is looked at how late the loop is."""
 
@@ -68,6 +72,7 @@ class Runtime(Generic[S]):
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(role).bind(instance=instance)
         self._failure: BaseException | None = None
         self.sockets = Sockets(failed=self.fail)
+        self._has_settled = False
         self._phase: Phase = "starting"
         self._why: str | None = "it has just been started"
         self._since_us = _now_us()
@@ -78,6 +83,11 @@ class Runtime(Generic[S]):
 
     def ready(self) -> None:
         """Everything this role needs is there; `voicebus up` waits for this."""
+        if not self._has_settled:
+            self._has_settled = True
+            # What is there now stays. Looking through it again would stop sound for tens of ms.
+            gc.collect()
+            gc.freeze()
         self._enter("ready", None)
 
     def waiting(self, why: str) -> None:
@@ -188,6 +198,7 @@ def run(
     instance = int(arguments.pop("instance") or 0)
     # Where each thread is, into the log: asked for before a process that hangs is killed.
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+    _raise_descriptor_limit()
     try:
         cell, own = loader.load(settings, loader.current_environment(), arguments)
         endpoints = Endpoints(cell.run)
@@ -208,6 +219,15 @@ def run(
         structlog.get_logger(role).error("service.died", exc_info=error)
         sys.exit(1)
     sys.exit(0)
+
+
+def _raise_descriptor_limit() -> None:
+    """As far as the system lets us: libzmq ends the process when it runs out of them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _refusal(error: BaseException) -> CannotStart | None:
