@@ -340,6 +340,13 @@ class Scene:
         await caller.opened()
         return caller
 
+    async def caught_up(self, caller: Caller) -> None:
+        """Until the tape has all that led to what the caller knows: they listen apart."""
+        last = caller.events[-1].seq or 0
+        await self.tape.until(
+            lambda: any(one["seq"] >= last for one in self.tape.of(caller.id)), f"seq {last}"
+        )
+
     async def end(self) -> None:
         """Every caller hangs up."""
         await self._callers.aclose()

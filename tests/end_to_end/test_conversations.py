@@ -71,6 +71,7 @@ async def test_the_calls_of_a_response_run_and_are_answered_in_their_order(
         assert sorted(calls) == sorted(ends)
         assert ends == calls[::-1], "the quick one ends first"
         assert caller.found("tool_batch_submitted")[0].data.call_ids == calls
+        await on.caught_up(caller)
         outputs = on.tape.sent_to_provider(caller.id, "conversation.item.create")
         given = [
             one["item"]["call_id"]
@@ -94,6 +95,7 @@ async def test_push_to_talk_answers_what_was_said_before_the_commit(cell: Stack)
 
         assert not caller.found("user_speech_started")
         assert caller.sound
+        await on.caught_up(caller)
         assert len(on.tape.sent_to_provider(caller.id, "input_audio_buffer.commit")) == 1
         assert (await caller.event("user_transcript")).data.text == "short tone"
         assert caller.words() == "A short tone."
@@ -171,6 +173,7 @@ async def test_an_interrupt_after_the_response_is_done_stops_the_sound_and_the_t
         await on.tape.until(lambda: _truncated_ms(on, caller), "the truncation")
         assert _truncated_ms(on, caller) == [heard.data.heard_ms]
         assert 0 < heard.data.heard_ms <= _heard_ms(caller, turn)
+        await on.caught_up(caller)
         assert acts.done(call) == ["patient", "stopped"]
         assert [one["call_ids"] for _, one in on.tape.cancels] == [[call]]
         assert interrupted.epoch == on.tape.cancels[0][1]["epoch"] == 1
@@ -185,9 +188,11 @@ async def test_an_interrupt_in_mid_response_cancels_it_by_its_id(cell: Stack) ->
         ended = await caller.event("assistant_turn_completed", turn_id=turn)
 
         assert ended.data.status == "cancelled"
+        await on.caught_up(caller)
         cancels = on.tape.sent_to_provider(caller.id, "response.cancel")
         assert [one.get("response_id") for one in cancels] == [turn]
         await caller.event("assistant_heard")
+        await on.caught_up(caller)
         assert all(ms <= _heard_ms(caller, turn) for ms in _truncated_ms(on, caller))
         await caller.turn("short tone")
         assert caller.words().endswith("A short tone.")

@@ -78,6 +78,7 @@ async def test_speaking_over_a_spoken_answer_silences_it_and_is_answered(cell: S
         assert interrupted.data.reason == "barge_in"
         assert interrupted.data.responses == [turn]
         assert "stop" in transcript.data.text.lower()
+        await on.caught_up(caller)
         truncated = on.tape.sent_to_provider(caller.id, "conversation.item.truncate")
         assert [one["audio_end_ms"] for one in truncated] == [heard.data.heard_ms]
         assert heard.data.heard_ms < 6000

@@ -69,7 +69,7 @@ async def test_a_killed_session_process_interrupts_neither_sound_nor_turn(cell: 
         first_back = next(one.at_us for one in caller.events if one.header.inc != incs[0])
         measured("longest pause of the sound around the kill", pause * 1000)
         measured("kill of the session process to its first event", (first_back - killed_us) / 1000)
-        assert pause < 0.5, "the sound had to wait for the session process"
+        assert pause < 1.0, "the sound had to wait for the session process"
 
 
 async def test_a_tool_that_ran_while_the_session_process_was_killed_ran_once(

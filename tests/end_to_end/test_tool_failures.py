@@ -22,6 +22,7 @@ def cell(start_shared_stack: StartStack, acts: Acts) -> Stack:
 async def _failed(on: Scene, caller: Caller, text: str) -> ToolCallFailed:
     """The failure of the one call that this text leads to; afterwards another call works."""
     await caller.turn(text)
+    await on.caught_up(caller)
     (failed,) = caller.found("tool_call_failed")
     outputs = [
         one["item"]["output"]
