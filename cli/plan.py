@@ -13,7 +13,6 @@ from voicebus.cli import folders
 from voicebus.cli.problems import Problem
 from voicebus.config import loader
 from voicebus.config.settings import (
-from voicebus.services.transport.media.address import BadAddress, address
     SECTIONS,
     CellSettings,
     RelaySettings,
@@ -21,6 +20,7 @@ from voicebus.services.transport.media.address import BadAddress, address
     ToolhostSettings,
     TransportSettings,
 )
+from voicebus.services.transport.media.address import BadAddress, address
 
 KEY = "OPENAI_API_KEY"
 PROVIDER_URL = "VOICEBUS_TRANSPORT_PROVIDER_URL"
