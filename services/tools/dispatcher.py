@@ -90,9 +90,8 @@ class Dispatcher:
 
     def _worker_said(self, route: Route, message: Frames) -> None:
         try:
-            header = _shortened(message) if sum(map(len, message)) > RESULT_LIMIT_BYTES else None
-            if header is None:
-                header, _ = _workers.decode(message)
+            long = sum(map(len, message)) > RESULT_LIMIT_BYTES
+            header = (long and _shortened(message)) or _workers.decode(message)[0]
         except base.BadMessage as error:
             self._refuse("worker", error)
             return

@@ -3,13 +3,13 @@
 import asyncio
 import os
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Protocol
 
 from voicebus.bus import frames
 from voicebus.bus.messages import base, work
 from voicebus.bus.sockets import Frames
 from voicebus.services.runtime import Runtime
-from voicebus.services.tools.pool import Key, Lane, Pool
+from voicebus.services.tools.pool import Key, Lane
 
 HELLO_EVERY_S = 0.5
 SILENT_S = 2.0
@@ -22,10 +22,22 @@ _codec: frames.Codec[work.ANY_FROM_POOL] = frames.Codec(
 )
 
 
+class Runs(Protocol):
+    """What a membership speaks for: something that runs calls."""
+
+    def capacity(self, lane: Lane) -> int: ...
+    def free(self, lane: Lane) -> int: ...
+    def tools_of(self, lane: Lane) -> list[work.ToolSpec]: ...
+    def running(self, lane: Lane) -> list[tuple[Key, float]]: ...
+    def holds(self, key: Key) -> bool: ...
+    def call(self, call: work.Call) -> None: ...
+    def cancel(self, key: Key, reason: str) -> None: ...
+
+
 class Membership:
     """One lane of the host (its `def` or its `async def` tools) as a worker of the pool."""
 
-    def __init__(self, runtime: Runtime[Any], pool: Pool, lane: Lane) -> None:
+    def __init__(self, runtime: Runtime[Any], pool: Runs, lane: Lane) -> None:
         suffix = "" if lane == "sync" else ".async"
         self.name = f"{runtime.role}-{runtime.instance}{suffix}"
         self.is_welcome = asyncio.Event()

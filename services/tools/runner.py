@@ -43,6 +43,8 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float = 0.3
     memory_mb: int = 1024
     files: int = 1024
+    tasks: int = 0
+    """Processes and threads of the user in all, from which on tools can start no more."""
     result_bytes: int = 256 * 1024
     cancel_endpoints: list[str] = []
     """The publishers of every session shard."""
@@ -70,7 +72,7 @@ def main(
             os._exit(1)  # it died between the fork and the line above
         confine.name_process("vb-runner")
         link = pipe.Link(_stdio(descriptors))
-        confine.limit(memory_mb=limits.memory_mb, files=limits.files)
+        confine.limit(memory_mb=limits.memory_mb, files=limits.files, tasks=limits.tasks)
         watch = CancelWatch(limits.cancel_endpoints)
         # Last: the socket's own threads keep their priority, so that a cancel arrives in time.
         confine.yield_the_cpu()

@@ -12,7 +12,7 @@ from voicebus.config.settings import Settings
 from voicebus.services.tools import confine
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NAMED = ("secrets",)
+_NAMED = ("secrets", "mcp")
 """Sections whose entries have names of the user's."""
 
 
@@ -43,6 +43,8 @@ class ToolLimits(Settings, frozen=True, kw_only=True):
     grace_s: float = 0.3
     files: int = 1024
     """Open descriptors of a runner."""
+    processes: int = 512
+    """Processes and threads that all tools together may start; 0 for no limit. Not for root."""
     result_kb: int = 256
     """The longest result."""
     stderr_kb: int = 4
@@ -55,12 +57,31 @@ class ToolLimits(Settings, frozen=True, kw_only=True):
     """or when it has grown by so much."""
 
 
+class McpServer(Settings, frozen=True, kw_only=True):
+    """An entry of section `mcp`: a server whose tools stand beside the others."""
+
+    command: str | None = None
+    """Starts it; it speaks on standard input and output. Or:"""
+    url: str | None = None
+    """Where it is reached by streamable HTTP."""
+    prefix: str = ""
+    """Put before the names of its tools."""
+    tools: list[str] = []
+    """Only these of its tools; all by default."""
+    environment: list[str] = []
+    """Variables that it gets besides the usual ones."""
+    timeout_s: float = 20.0
+    concurrency: int = 8
+    """Calls that it gets at the same time."""
+
+
 class ToolSettings(Settings, frozen=True, kw_only=True):
     """The whole file."""
 
     tools: ToolModules = ToolModules()
     limits: ToolLimits = ToolLimits()
     secrets: dict[str, SecretFile] = {}
+    mcp: dict[str, McpServer] = {}
 
 
 def default_file() -> Path:
@@ -85,10 +106,17 @@ def load(path: Path | None) -> ToolSettings:
         settings = msgspec.convert(table, ToolSettings)
     except msgspec.ValidationError as error:
         raise loader.BadSettings(f"{where}: {error}") from None
-    for name in settings.tools.environment:
-        if confine.is_secret(name):
+    environments = {"tools": settings.tools.environment}
+    for label, server in settings.mcp.items():
+        environments[f"mcp.{label}"] = server.environment
+        if (server.command is None) == (server.url is None):
             raise loader.BadSettings(
-                f"{where}: [tools] environment names {name}, which tools never get; "
+                f"{where}: [mcp.{label}] needs a command or a url, one of them"
+            )
+    for section, names in environments.items():
+        for name in filter(confine.is_secret, names):
+            raise loader.BadSettings(
+                f"{where}: [{section}] environment names {name}, which tools never get; "
                 "give the tool a key of its own under another name"
             )
     folder = where.parent.resolve()
@@ -147,6 +175,7 @@ def _check_names(table: dict[str, Any], where: Path) -> None:
         "tools": ToolModules,
         "limits": ToolLimits,
         "secrets": SecretFile,
+        "mcp": McpServer,
     }
     for section, content in table.items():
         if section in _NAMED and isinstance(content, dict):

@@ -12,6 +12,7 @@ from voicebus.bus.messages import events, work
 from voicebus.config.settings import ToolhostSettings
 from voicebus.services.runtime import CannotStart, Runtime, run
 from voicebus.services.tools import confine, process, runner, settings
+from voicebus.services.tools.bridges import Bridges
 from voicebus.services.tools.membership import Membership
 from voicebus.services.tools.pool import Key, Lane, Pool, PoolSettings
 
@@ -27,10 +28,16 @@ class Toolhost:
     def __init__(self, runtime: Runtime[ToolhostSettings]) -> None:
         self._runtime = runtime
         self._memberships: dict[Lane, Membership] = {}
-        self.pool = Pool(_pool_settings(runtime), self, runtime.log)
+        own = runtime.settings
+        file = settings.load(Path(own.tools_file) if own.tools_file else None)
+        self.pool = Pool(_pool_settings(runtime, file), self, runtime.log)
+        # Only the first host has them: each server once.
+        self._servers = list(file.mcp) if runtime.instance == 0 else []
+        self._bridges: Bridges | None = None
 
     async def start(self) -> None:
         """Import the tools, join the pool. Raises CannotStart."""
+        self._bridges = Bridges(self._servers, self._runtime.log)
         try:
             await self.pool.start()
         except process.CannotLoad as error:
@@ -116,9 +123,8 @@ def _publishers(runtime: Runtime[Any]) -> list[str]:
     return [runtime.endpoints.events(shard) for shard in range(runtime.cell.shards)]
 
 
-def _pool_settings(runtime: Runtime[ToolhostSettings]) -> PoolSettings:
+def _pool_settings(runtime: Runtime[ToolhostSettings], file: settings.ToolSettings) -> PoolSettings:
     own = runtime.settings
-    file = settings.load(Path(own.tools_file) if own.tools_file else None)
     limits = file.limits
     return PoolSettings(
         specs=[*file.tools.modules, *own.tools.split()],
@@ -129,6 +135,8 @@ def _pool_settings(runtime: Runtime[ToolhostSettings]) -> PoolSettings:
             grace_s=limits.grace_s,
             memory_mb=own.memory_mb,
             files=limits.files,
+            # The kernel counts all that the user runs, so what is there already comes on top.
+            tasks=limits.processes and confine.tasks_of_user() + limits.processes,
             result_bytes=limits.result_kb * 1024,
             cancel_endpoints=_publishers(runtime),
         ),

@@ -174,11 +174,18 @@ class Cell:
     def start(self, role: str, instance: int = 0) -> None:
         command = [sys.executable, "-P", "-m", f"voicebus.services.tools.{role}"]
         arguments = ["--tools", self._tools] if role == "toolhost" else []
-        self.processes[f"{role}-{instance}"] = subprocess.Popen(
-            [*command, "--instance", str(instance), *arguments],
-            env=self._env,
-            stdout=subprocess.DEVNULL,
-        )
+        with self._log(role).open("ab") as log:
+            self.processes[f"{role}-{instance}"] = subprocess.Popen(
+                [*command, "--instance", str(instance), *arguments], env=self._env, stdout=log
+            )
+
+    def _log(self, role: str) -> Path:
+        return self.endpoints.run_dir / f"{role}.log"
+
+    def log_of(self, role: str, *words: str) -> str:
+        """The lines of its log that hold one of these words, for a failure's message."""
+        lines = self._log(role).read_text("utf-8", "replace").splitlines()
+        return "\n".join(line for line in lines if any(word in line for word in words))
 
     def start_stranger(self, command: list[str], env: dict[str, str] | None = None) -> None:
         """A worker that knows nothing but the protocol."""

@@ -30,6 +30,9 @@ def test_files_and_folders_are_found_from_the_settings_file(tmp_path: Path) -> N
         ("[tools]\nenvironment = ['OPENAI_API_KEY']\n", "OPENAI_API_KEY"),
         ("[secrets]\nA = {file = 'a', tool = ['x']}\n", "did you mean tools?"),
         ("[secrets]\nA = 'a'\n", "Expected `object`"),
+        ("[mcp.files]\nprefix = 'a'\n", "needs a command or a url"),
+        ("[mcp.files]\ncomand = 'a'\n", "did you mean command?"),
+        ("[mcp.files]\nurl = 'a'\nenvironment = ['VOICEBUS_RUN']\n", "tools never get"),
         ("[secrets]\nOPENAI_API_KEY = {file = 'a', tools = ['x']}\n", "OPENAI_API_KEY"),
     ],
 )

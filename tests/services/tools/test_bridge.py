@@ -1,0 +1,130 @@
+"""MCP servers as workers: their tools beside the others, with the same deadlines and outcomes."""
+
+import shlex
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("mcp", reason="the MCP SDK is not installed: pip install 'voicebus[mcp]'")
+
+from tests.services.tools.conftest import Cell
+
+LITTLE = Path(__file__).parent / "samples" / "little_mcp.py"
+COMMAND = shlex.join([sys.executable, str(LITTLE)])
+
+
+@asynccontextmanager
+async def pool(folder: Path, server: str) -> AsyncIterator[Cell]:
+    """A dispatcher and a host with tools of its own, and an MCP server beside them."""
+    tools_file = folder / "tools.toml"
+    tools_file.write_text(f"[mcp.little]\n{server}\n")
+    settings = {"VOICEBUS_TOOLHOST_TOOLS_FILE": str(tools_file), "OPENAI_API_KEY": "sk-secret"}
+    cell = Cell(folder, settings=settings)
+    try:
+        cell.start("dispatcher")
+        cell.start("toolhost")
+        cell.follow()
+        await cell.until(lambda: any("add" in name for name in cell.catalogue))
+        await cell.until(lambda: "echo" in cell.catalogue)
+        yield cell
+    finally:
+        cell.close()
+
+
+@pytest.fixture
+async def bridged(folder: Path) -> AsyncIterator[Cell]:
+    async with pool(folder, f"command = {COMMAND!r}\ntimeout_s = 30.0") as cell:
+        yield cell
+
+
+@pytest.fixture
+def served() -> Iterator[str]:
+    """The address of a server that speaks HTTP."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, str(LITTLE), str(port)], stderr=subprocess.DEVNULL)
+    yield f"http://127.0.0.1:{port}/mcp"
+    process.kill()
+    process.wait()
+
+
+async def test_the_tools_of_a_server_stand_beside_the_others(bridged: Cell) -> None:
+    added = await bridged.run("add", a=2, b=3)
+    shaped = await bridged.run("table", rows=2)
+    own = await bridged.run("echo", text="hello")
+
+    assert (added.status, added.result) == ("ok", {"result": "2 and 3 are 5"})
+    assert shaped.result == {"rows": 2, "cells": 4}
+    assert own.result == "hello"
+
+
+async def test_what_goes_wrong_there_is_told_to_the_model(bridged: Cell) -> None:
+    failed = await bridged.run("fail")
+    wrong = await bridged.run("add", a="two")
+    long = await bridged.run("much")
+
+    assert failed.failure is not None
+    assert "no such city" in failed.failure.message
+    assert wrong.failure is not None
+    assert "b" in wrong.failure.message
+    assert long.failure is not None
+    assert "the limit is 262144" in long.failure.message
+    assert {one.status for one in (failed, wrong, long)} == {"error"}
+
+
+async def test_a_cancel_reaches_the_server(bridged: Cell) -> None:
+    call_id = await bridged.running("count")
+    await bridged.until(lambda: bool(bridged.said.get(call_id)))
+
+    bridged.broadcast(call_id)
+    outcome = await bridged.outcome(call_id)
+
+    assert outcome.status == "cancelled"
+    assert (await bridged.run("cancels")).result == {"result": "1"}
+
+
+async def test_its_calls_have_deadlines(bridged: Cell) -> None:
+    outcome = await bridged.run("count", budget_ms=2000)
+
+    assert outcome.status == "timeout"
+    assert bridged.said[outcome.call_id][:2] == ["0 of 600", "1 of 600"]
+
+
+async def test_a_server_that_ends_is_started_again(bridged: Cell) -> None:
+    died = await bridged.run("die")
+
+    added = await bridged.run("add", a=1, b=1)
+
+    assert died.status == "crashed"
+    assert added.status == "ok"
+
+
+async def test_a_server_gets_no_key_and_ends_with_its_host(bridged: Cell) -> None:
+    names = (await bridged.run("surroundings")).result["result"].split()
+    family = psutil.Process(bridged.processes["toolhost-0"].pid).children(recursive=True)
+
+    bridged.kill("toolhost-0")
+    _, alive = psutil.wait_procs(family, timeout=10)
+
+    assert "PATH" in names
+    assert [one for one in names if one.startswith(("VOICEBUS_", "OPENAI"))] == []
+    assert alive == []
+
+
+async def test_a_server_is_reached_by_http_too(folder: Path, served: str) -> None:
+    wish = f'url = "{served}"\nprefix = "little_"\ntools = ["add", "count"]'
+    async with pool(folder, wish) as cell:
+        added = await cell.run("little_add", a=2, b=3)
+
+        assert added.result == {"result": "2 and 3 are 5"}
+        assert [one for one in cell.catalogue if one.startswith("little_")] == [
+            "little_add",
+            "little_count",
+        ]
