@@ -135,7 +135,7 @@ async def _publish(endpoint: str, subscribers: int, messages: int) -> float:
 
 def publishing(messages: int) -> list[dict[str, Any]]:
     """CPU per message for more and more subscribers."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="vb", dir="/tmp") as folder:
         for subscribers in SUBSCRIBERS:
             cost = asyncio.run(

@@ -14,9 +14,7 @@ from voicebus.config.settings import SECTIONS, CellSettings, Settings
 S = TypeVar("S", bound=Settings)
 
 PREFIX = "VOICEBUS_"
-RESERVED = frozenset(
-    {"VOICEBUS_CONFIG", "VOICEBUS_PYTHON", "VOICEBUS_SIMULATOR", "VOICEBUS_RELAY"}
-)
+RESERVED = frozenset({"VOICEBUS_CONFIG", "VOICEBUS_PYTHON", "VOICEBUS_SIMULATOR", "VOICEBUS_RELAY"})
 """Variables that are not fields of a section: the settings file, and those that only
 supervisord.conf reads."""
 

@@ -23,4 +23,5 @@ for path in publishers:
 while True:
     frames = raw.recv_multipart()
     if frames[0] == b"last":  # the session process has seen all those before it
-        print("done", flush=True)
+        sys.stdout.write("done\n")
+        sys.stdout.flush()

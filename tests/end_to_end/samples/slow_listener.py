@@ -20,7 +20,14 @@ spec.loader.exec_module(follow)
 
 mode, run, session = sys.argv[1:4]
 released = threading.Event()
-threading.Thread(target=lambda: (sys.stdin.readline(), released.set()), daemon=True).start()
+
+
+def _wait_for_a_line() -> None:
+    sys.stdin.readline()
+    released.set()
+
+
+threading.Thread(target=_wait_for_a_line, daemon=True).start()
 
 
 class Slow(follow.Follower):  # type: ignore[misc,name-defined]

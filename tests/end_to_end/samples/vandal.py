@@ -79,6 +79,7 @@ for path in paths:
     if path.name != "supervisor.sock":
         kept.append(talk_zmtp(context, path))
     talk_nonsense(path)
-print("done", len(paths), flush=True)
+sys.stdout.write(f"done {len(paths)}\n")
+sys.stdout.flush()
 while True:
     time.sleep(60)
