@@ -150,7 +150,7 @@ class SoundPassed(Event, tag="sound", frozen=True, kw_only=True):
     item_id: str
     content_index: int
     samples: int
-    """Of this piece."""
+    """Of one piece, or of several that came one after the other."""
     published: bool = True
     """False when it came after a flush of its response."""
 

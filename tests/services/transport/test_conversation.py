@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -241,6 +242,62 @@ def test_speech_flushes_only_where_the_session_has_asked_for_it() -> None:
     )
     call.marked(SpeechStarted(), b"{}", at(0.2), listened=True)
     assert kinds(call) == ["flushed", "frame"]
+
+
+def sound(call: Conversation, s: float, *, item: str = "i1", samples: int = 480) -> None:
+    call.sound(SoundDelta("r1", item, 0, b"\0\0" * samples), at(s), listened=True)
+
+
+def test_the_first_piece_of_an_item_is_told_at_once_and_the_others_together() -> None:
+    call = connected()
+    told(call)
+    for count in range(12):
+        sound(call, count * 0.02)
+
+    assert [event["samples"] for event in told(call)] == [480, 10 * 480]
+
+    sound(call, 0.25, item="i2")
+
+    assert [(event["item_id"], event["samples"]) for event in told(call)] == [
+        ("i1", 480),
+        ("i2", 480),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("happens", "kind"),
+    [
+        (lambda call: call.frame(b"{}", at(0.05)), "frame"),
+        (lambda call: call.closed(at(0.05), code=1000, http_status=None, reason=""), "closed"),
+    ],
+)
+def test_sound_is_told_before_whatever_came_after_it(
+    happens: Callable[[Conversation], object], kind: str
+) -> None:
+    call = connected()
+    told(call)
+    sound(call, 0.0)
+    sound(call, 0.02)
+    happens(call)
+
+    assert [(one["kind"], one.get("samples")) for one in told(call)] == [
+        ("sound", 480),
+        ("sound", 480),
+        (kind, None),
+    ]
+
+
+def test_a_flush_and_the_passing_of_time_tell_what_has_passed() -> None:
+    call = connected()
+    told(call)
+    sound(call, 0.0)
+    sound(call, 0.02, samples=240)
+    call.flush(words.Flush(session_id=SID, responses=["r1"], why="manual"), at(0.03))
+    assert [one["samples"] for one in told(call)] == [480, 240]
+
+    sound(call, 0.04)
+    call.tick(at(1.0))
+    assert [(one["samples"], one["published"]) for one in told(call)] == [(480, False)]
 
 
 def test_a_full_ring_ends_the_connection_and_loses_nothing_it_has_numbered() -> None:
