@@ -11,6 +11,7 @@ from voicebus.client.errors import (
     SessionGone,
 )
 from voicebus.client.events import Event, RawEvent
+from voicebus.client.resample import Resampler, at_rate
 from voicebus.client.session import RealtimeSession
 from voicebus.client.sound import Heard, Sound, SoundEnd, SoundFlush
 
@@ -27,8 +28,10 @@ __all__ = [
     "RawEvent",
     "RealtimeClient",
     "RealtimeSession",
+    "Resampler",
     "SessionGone",
     "Sound",
     "SoundEnd",
     "SoundFlush",
+    "at_rate",
 ]

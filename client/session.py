@@ -17,14 +17,15 @@ from voicebus.bus.messages.commands import (
     ReportPlayback,
     SessionConfig,
 )
-from voicebus.bus.messages.sound import AudioFormat
+from voicebus.bus.messages.sound import RATE_HZ, AudioFormat
 from voicebus.bus.sockets import Sockets, Subscriber
 from voicebus.client.commands import DEADLINE_S, Commander
-from voicebus.client.errors import ClientError, NobodyAnswers, SessionGone
+from voicebus.client.errors import BadSound, ClientError, NobodyAnswers, SessionGone
 from voicebus.client.events import Event, RawEvent, decode_raw
 from voicebus.client.events import decode as decode_event
 from voicebus.client.feed import Feed
 from voicebus.client.logs import log
+from voicebus.client.resample import Resampler
 from voicebus.client.ring import Reader, Ring
 from voicebus.client.sound import Heard, Sound, decode
 from voicebus.client.voice import Voice
@@ -78,6 +79,7 @@ class RealtimeSession:
         self._healed: list[gaps.Missing] = []
         self._voice = Voice(lambda: sockets, self.id, opened.token, opened.audio_in)
         self._voice.format = config.get("input_audio_format", "pcm16")
+        self._resampler: Resampler | None = None
         self._feed = Feed(
             self.id,
             self.replay_page,
@@ -161,21 +163,38 @@ class RealtimeSession:
         """Say something in writing and have it answered. Returns the `cause` of what follows."""
         return await self._tell("send_text", {"text": text})
 
-    async def send_audio(self, sound: bytes | AsyncIterable[bytes]) -> int:
+    async def send_audio(
+        self, sound: bytes | AsyncIterable[bytes], *, rate_hz: int | None = None
+    ) -> int:
         """Speak: samples in the session's input format, as they come; the caller sets the pace.
 
+        With `rate_hz` 16-bit samples at that rate are resampled to the provider's (extra `audio`).
         The number of the last frame. Raises BadSound for half a sample. The transport gives no
         reply to sound; it holds up to two seconds until the provider is ready.
         """
         self._sign()
         if isinstance(sound, bytes | bytearray | memoryview):
-            return self._voice.send(bytes(sound))
+            return self._say(bytes(sound), rate_hz)
         async for piece in sound:
             if self._events.is_ended:
                 break
             self._sign()
-            self._voice.send(piece)
+            self._say(piece, rate_hz)
         return self._voice.sent
+
+    def _say(self, samples: bytes, rate_hz: int | None) -> int:
+        wanted_hz = RATE_HZ[self._voice.format]
+        if rate_hz is None or (rate_hz == wanted_hz and self._voice.format == "pcm16"):
+            return self._voice.send(samples)
+        if self._voice.format != "pcm16":
+            raise BadSound(
+                f"this session takes {self._voice.format}: send that, "
+                "or open it with input_audio_format=pcm16 to have sound resampled"
+            )
+        if self._resampler is None or self._resampler.from_hz != rate_hz:
+            self._resampler = Resampler(rate_hz, wanted_hz)
+        resampled = self._resampler.feed(samples)
+        return self._voice.send(resampled) if resampled else self._voice.sent
 
     async def commit_audio(self, *, respond: bool = True) -> str:
         """Push-to-talk: what was said so far is a turn; have it answered unless told otherwise."""

@@ -1,0 +1,74 @@
+"""Other sample rates than the provider's: a library does the arithmetic, piece by piece."""
+
+from collections.abc import AsyncIterable, AsyncIterator
+from typing import Any
+
+from voicebus.bus.messages.sound import RATE_HZ
+from voicebus.client.errors import BadSound
+from voicebus.client.g711 import to_pcm16
+from voicebus.client.sound import Heard, Sound, SoundEnd, SoundFlush
+
+LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
+
+
+class Resampler:
+    """A stream of 16-bit mono samples from one rate to another; half a sample is carried over."""
+
+    def __init__(self, from_hz: int, to_hz: int) -> None:
+        """Raises BadSound for a rate out of reach, or when the library is not installed."""
+        for rate in (from_hz, to_hz):
+            if not LOWEST_HZ <= rate <= HIGHEST_HZ:
+                raise BadSound(f"{rate} Hz: a rate must be {LOWEST_HZ} to {HIGHEST_HZ} Hz")
+        try:
+            import numpy  # noqa: PLC0415 - only who resamples needs them
+            import soxr  # noqa: PLC0415
+        except ImportError:
+            raise BadSound(
+                f"sound at {from_hz} Hz has to be resampled to {to_hz} Hz, and the package that "
+                "can is not installed: pip install 'voicebus[audio]'"
+            ) from None
+        self.from_hz, self.to_hz = from_hz, to_hz
+        self._numpy: Any = numpy
+        self._soxr: Any = soxr
+        self._stream: Any = self._fresh()
+        self._rest = b""
+
+    def feed(self, samples: bytes, *, last: bool = False) -> bytes:
+        """What can be said of the output so far; with `last` all of the rest."""
+        whole = self._rest + samples
+        even = len(whole) // 2 * 2
+        self._rest = whole[even:]
+        values = self._numpy.frombuffer(whole[:even], dtype="<i2")
+        found: bytes = self._stream.resample_chunk(values, last=last).astype("<i2").tobytes()
+        if last:
+            self.reset()
+        return found
+
+    def reset(self) -> None:
+        """Forget what is inside: the next samples begin something new."""
+        self._stream, self._rest = self._fresh(), b""
+
+    def _fresh(self) -> Any:
+        return self._soxr.ResampleStream(self.from_hz, self.to_hz, 1, dtype="int16")
+
+
+async def at_rate(heard: AsyncIterable[Heard], rate_hz: int) -> AsyncIterator[bytes]:
+    """The assistant's voice as 16-bit mono samples at another rate, also from G.711.
+
+    A flush drops what is inside the resampler; an item's end brings out its rest.
+    """
+    resampler: Resampler | None = None
+    async for piece in heard:
+        match piece:
+            case Sound(format=format, samples=samples):
+                if resampler is None or resampler.from_hz != RATE_HZ[format]:
+                    resampler = Resampler(RATE_HZ[format], rate_hz)
+                found = resampler.feed(to_pcm16(samples, format))
+            case SoundEnd():
+                found = resampler.feed(b"", last=True) if resampler else b""
+            case SoundFlush():
+                if resampler is not None:
+                    resampler.reset()
+                found = b""
+        if found:
+            yield found
