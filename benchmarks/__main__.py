@@ -24,12 +24,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a second of each: do they work?")
     parser.add_argument("--out", type=Path, default=RESULTS / "latest", help="where figures go")
     parser.add_argument("--sessions", type=int, help="the most sessions to try")
+    parser.add_argument("--repeats", type=int, help="how often each is measured")
     parser.add_argument("--calls", type=int, help="how many calls under random kills")
     options = parser.parse_args()
     scale = QUICK if options.quick else Scale()
     if options.sessions:
         few = tuple(n for n in scale.sessions if n < options.sessions)
         scale = Scale(**{**vars(scale), "sessions": (*few, options.sessions)})
+    if options.repeats:
+        scale = Scale(**{**vars(scale), "repeats": options.repeats})
     if options.calls:
         scale = Scale(**{**vars(scale), "calls": options.calls})
     about = machine.about()
