@@ -1,5 +1,7 @@
 """Which machine an input belongs to, and what is told of what was said."""
 
+from typing import get_args, get_type_hints
+
 import msgspec
 import pytest
 
@@ -18,7 +20,7 @@ from voicebus.bus.messages.events import (
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.state import State
-from voicebus.services.session.core.step import deadline, step
+from voicebus.services.session.core.step import HANDLERS, deadline, step
 from voicebus.services.session.testing import (
     Stage,
     call,
@@ -42,6 +44,18 @@ def said(
     text: str, *, final: bool = False, cumulative: bool = False, item: str = "u1"
 ) -> i.AnyInput:
     return i.UserWords(item_id=item, text=text, final=final, cumulative=cumulative)
+
+
+# --- the table --------------------------------------------------------------------------------
+
+
+def test_every_input_has_somebody_who_decides_on_it() -> None:
+    assert set(HANDLERS) == set(get_args(i.AnyInput))
+
+
+@pytest.mark.parametrize("kind", HANDLERS, ids=lambda kind: kind.__name__)
+def test_who_decides_on_an_input_takes_inputs_of_its_kind(kind: type[i.Input]) -> None:
+    assert get_type_hints(HANDLERS[kind])["event"] in (kind, i.AnyInput)
 
 
 # --- the caller -------------------------------------------------------------------------------
