@@ -45,6 +45,8 @@ def test_every_role_is_a_program_with_what_supervision_needs() -> None:
         "session-0",
         "dispatcher-0",
         "toolhost-0",
+        "toolhost-1",
+        "relay-0",
     ]
     for name, program in programs.items():
         assert program["stopsignal"] == "TERM"
@@ -54,6 +56,10 @@ def test_every_role_is_a_program_with_what_supervision_needs() -> None:
         assert program["redirect_stderr"] == "true"
         assert program["stdout_logfile"] == f"%(ENV_VOICEBUS_RUN)s/{name}.log"
         assert program["serverurl"] == ""
+    listener = conf["eventlistener:health-0"]
+    assert listener["stdout_logfile"] == "NONE"  # supervisord's protocol, and nothing else
+    assert "redirect_stderr" not in listener
+    assert int(listener["priority"]) > max(int(one["priority"]) for one in programs.values())
 
 
 def test_nothing_names_a_registry() -> None:

@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 
 import msgspec
+import psutil
+import pytest
 
 from tests.end_to_end.cells import SCENARIO
 from tests.end_to_end.conftest import StartStack
@@ -16,6 +19,11 @@ from voicebus.bus.sockets import Sockets
 from voicebus.cli.testing import Stack
 
 ROLES = ("simulator-0", "transport-0", "session-0", "dispatcher-0", "toolhost-0")
+
+
+@pytest.fixture(scope="module")
+def cell(start_shared_stack: StartStack) -> Stack:
+    return start_shared_stack(scenario=SCENARIO)
 
 
 class Reports:
@@ -56,8 +64,7 @@ async def reports(cell: Stack) -> AsyncIterator[Reports]:
         yield one
 
 
-def test_whoever_is_frozen_is_named_and_goes_on(start_stack: StartStack) -> None:
-    cell = start_stack(scenario=SCENARIO)
+def test_whoever_is_frozen_is_named_and_goes_on(cell: Stack) -> None:
     before = cell.pids()
     found: list[ProcessReport] = []
 
@@ -87,10 +94,8 @@ def test_whoever_is_frozen_is_named_and_goes_on(start_stack: StartStack) -> None
 
 
 def test_a_session_process_that_stays_frozen_is_replaced_and_its_caller_goes_on(
-    start_stack: StartStack,
+    cell: Stack,
 ) -> None:
-    cell = start_stack(scenario=SCENARIO)
-
     async def story() -> None:
         async with scene(cell) as one, reports(cell) as told:
             caller = await one.caller()
@@ -117,11 +122,28 @@ async def _keep_stopped(pid: int) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_a_killed_process_is_back_before_supervisord_would_have_looked(
-    start_stack: StartStack,
-) -> None:
-    cell = start_stack(scenario=SCENARIO)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+def test_a_process_without_descriptors_dies_loudly_and_its_conversations_go_on(cell: Stack) -> None:
+    async def story() -> None:
+        async with scene(cell) as one, reports(cell) as told:
+            caller = await one.caller()
+            await caller.turn("short tone")
+            process = psutil.Process(cell.pids()["session-0"])
+            few = process.num_fds() + 4
+            process.rlimit(psutil.RLIMIT_NOFILE, (few, few))
+            others = [await one.caller() for _ in range(6)]  # each needs two
+            died = await told.of("session-0", "died")
+            await told.of("session-0", "restarted")
+            for each in (caller, *others):
+                await each.turn("short tone")
 
+            assert died.signal == "SIGABRT"
+            assert died.pid == process.pid
+
+    asyncio.run(story())
+
+
+def test_a_killed_process_is_back_before_supervisord_would_have_looked(cell: Stack) -> None:
     async def story() -> None:
         async with reports(cell) as told:
             for name in ROLES[1:]:
