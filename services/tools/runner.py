@@ -7,6 +7,7 @@ action ends everything within two milliseconds. Cleaning up is the host's busine
 import asyncio
 import contextlib
 import faulthandler
+import logging
 import os
 import select
 import signal
@@ -104,6 +105,9 @@ def _stdio(descriptors: list[int]) -> socket.socket:
     os.close(output)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    # What tools log is part of what they wrote, and told with their failure. A tool module that
+    # has set up its own logging keeps it.
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.enable(dump)
     faulthandler.register(signal.SIGUSR1, file=dump, all_threads=True, chain=False)

@@ -27,6 +27,23 @@ async def test_what_a_tool_raises_is_told_with_what_it_wrote(driven: DrivenPool)
     assert "looking up" in (failure(result).stderr_tail or "")
 
 
+async def test_what_a_tool_logs_is_told_with_its_failure(driven: DrivenPool) -> None:
+    result = await driven.run("logs_and_fails")
+
+    tail = failure(result).stderr_tail or ""
+    assert tail.startswith("INFO voicebus.tool.logs_and_fails: page 7 of the directory")
+
+
+async def test_an_object_keeps_its_state_in_its_runner(driven: DrivenPool) -> None:
+    answers = [value(await driven.run("tally")) for _ in range(6)]
+
+    seen: dict[int, list[int]] = {}
+    for pid, count in answers:
+        seen.setdefault(pid, []).append(count)
+    assert all(counts == list(range(1, len(counts) + 1)) for counts in seen.values())
+    assert max(map(len, seen.values())) > 1
+
+
 async def test_wrong_arguments_are_refused_before_the_code_runs(driven: DrivenPool) -> None:
     result = await driven.run("echo", txt="hello")
 

@@ -28,6 +28,25 @@ def fails() -> None:
     raise ValueError("no such city")
 
 
+@tool
+def logs_and_fails(ctx: ToolContext) -> None:
+    """Log, and raise."""
+    ctx.log.info("page %d of the directory", 7)
+    raise ValueError("no such name")
+
+
+@tool(name="tally")
+class Tally:
+    """Count its own calls."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> list[int]:
+        self.calls += 1
+        return [os.getpid(), self.calls]
+
+
 @tool(timeout_s=30, grace_s=0.1)
 def spin_python() -> int:
     """Loop in Python, without looking."""

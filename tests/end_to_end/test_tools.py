@@ -1,0 +1,125 @@
+"""Approval, progress and the tools' own words on interrupts, through every process."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.support import Caller, Scene, scene
+from voicebus.cli.testing import Stack
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def cell(start_shared_stack: StartStack) -> Stack:
+    return start_shared_stack(
+        scenario=HERE / "scenarios" / "desk.toml", tools=[str(HERE / "samples" / "desk.py")]
+    )
+
+
+def outputs(on: Scene, caller: Caller) -> list[str]:
+    """What the model was given as outputs of its calls."""
+    return [
+        one["item"]["output"]
+        for one in on.tape.sent_to_provider(caller.id, "conversation.item.create")
+        if one["item"]["type"] == "function_call_output"
+    ]
+
+
+def context(on: Scene, caller: Caller) -> list[str]:
+    """What the model was told besides, by us."""
+    return [
+        one["item"]["content"][0]["text"]
+        for one in on.tape.sent_to_provider(caller.id, "conversation.item.create")
+        if one["item"]["type"] == "message" and one["item"]["role"] == "system"
+    ]
+
+
+@pytest.mark.parametrize("agreed", [True, False])
+async def test_a_tool_that_asks_runs_only_when_somebody_agrees(cell: Stack, agreed: bool) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        await caller.session.send_text("refund")
+        asked = await caller.event("approval_requested")
+        before = [one.kind for one in caller.events]
+
+        await caller.session.approve(asked.data.call_id, agreed, "by the desk")
+        await caller.event("assistant_turn_completed", nth=2)
+
+        assert asked.data.args == {"euros": 20}
+        assert "tool_call_dispatched" not in before
+        dispatched = caller.found("tool_call_dispatched")
+        if agreed:
+            assert len(dispatched) == 1
+            assert outputs(on, caller) == ['{"refunded":20}']
+        else:
+            assert dispatched == []
+            (failed,) = caller.found("tool_call_failed")
+            assert failed.data.reason == "denied"
+            assert "denied" in outputs(on, caller)[0]
+
+
+async def test_an_interrupt_withdraws_the_question(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        await caller.session.send_text("refund")
+        asked = await caller.event("approval_requested")
+
+        await caller.session.interrupt()
+        await caller.event("tool_call_failed", reason="cancelled")
+        code, _ = await on.line.refused(
+            "approve", {"call_id": asked.data.call_id, "approve": True}, session_id=caller.id
+        )
+
+        assert code == "conflict"
+        assert caller.found("tool_call_dispatched") == []
+
+
+async def test_progress_is_heard_while_the_tool_runs(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+
+        await caller.turn("search")
+
+        kinds = [one.kind for one in caller.events if one.kind.startswith("tool_call")]
+        said = [one.data.text for one in caller.found("tool_call_progress")]
+        assert said == ["drawer 1", "drawer 2", "drawer 3"]
+        assert kinds.index("tool_call_progress") < kinds.index("tool_call_completed")
+
+
+async def test_a_detached_tool_goes_on_and_is_announced_with_newer_words_noted(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        await caller.session.send_text("taxi")
+        await caller.event("tool_call_progress")
+
+        await caller.session.interrupt()
+        await caller.event("tool_call_completed")
+        async with asyncio.timeout(20):
+            while not context(on, caller):
+                on.tape.changed.clear()
+                await on.tape.changed.wait()
+
+        assert len(outputs(on, caller)) == 1
+        assert "running" in outputs(on, caller)[0]
+        (told,) = context(on, caller)
+        assert "in ten minutes" in told
+
+
+async def test_a_tool_that_finishes_has_its_effect_and_the_model_hears_of_it(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        await caller.session.send_text("table")
+        await caller.event("tool_call_progress")
+
+        await caller.session.interrupt()
+        await caller.event("tool_call_completed")
+        async with asyncio.timeout(20):
+            while not context(on, caller):
+                on.tape.changed.clear()
+                await on.tape.changed.wait()
+
+        assert outputs(on, caller) == []  # the call's item was deleted
+        assert "at eight" in context(on, caller)[0]
