@@ -57,7 +57,7 @@ def test_every_verb_has_its_own_help(verb: str) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("statu",), "Did you mean 'status'?"),
+        (("stattus",), "Did you mean 'status'?"),
         (("up", "--rundir", "x"), "No such option: --rundir"),
         (("up", "--run-dir", "/tmp/" + "x" * 100), "too long for Unix sockets"),
     ],
