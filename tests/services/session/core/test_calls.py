@@ -312,6 +312,14 @@ def test_a_silent_pool_is_given_up_by_what_the_tool_may_have_done(
     assert failed.reason == expected
 
 
+def test_calls_are_given_up_each_at_its_own_time() -> None:
+    stage = Stage(LONG, tools=[tool("short", timeout_s=1), tool("long", timeout_s=30)])
+    calling("short", "long", stage=stage)
+
+    assert [failed.call_id for failed in of(stage.wait(5), ToolCallFailed)] == ["c0"]
+    assert [failed.call_id for failed in of(stage.wait(30), ToolCallFailed)] == ["c1"]
+
+
 def test_the_sessions_own_limit_shortens_a_tools_time() -> None:
     config = SessionConfig(tool_timeout_s=1.5)
 
@@ -578,3 +586,92 @@ def test_an_item_that_is_no_call_is_no_call() -> None:
     effects = stage.play(created(), i.OutputItemDone(response_id="r1", output_index=0, item=item))
 
     assert of(effects, ToolCallStarted) == []
+
+
+# --- interrupted ------------------------------------------------------------------------------
+
+
+def test_calls_of_a_response_that_was_interrupted_as_it_was_finished_never_run() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    stage.play(created(), *call("r1", "c1", "a"))
+    stage.command("interrupt")
+
+    effects = stage.play(done())
+
+    assert of(effects, fx.Submit) == []
+    (failed,) = of(effects, ToolCallFailed)
+    assert (failed.reason, failed.error) == ("cancelled", "interrupted before it ran")
+    assert of(effects, fx.DeleteItem) == [fx.DeleteItem("item-c1")]
+    assert stage.state.batches == {}
+
+
+def test_a_detached_tool_is_promised_at_the_interrupt_and_told_and_answered_at_its_end() -> None:
+    stage = Stage(LONG, tools=[tool("a", on_interrupt="detach"), tool("b")])
+    calling("a", "b", stage=stage)
+
+    effects = stage.command("interrupt")
+
+    assert told(effects, "c0")["status"] == "running"
+    assert of(effects, fx.DeleteItem) == [fx.DeleteItem("item-c1")]
+    assert of(effects, fx.CreateResponse) == []
+
+    effects = stage.play(tool_ok("c0", "42"))
+
+    (context,) = of(effects, fx.AddContext)
+    assert "has ended (ok): 42" in context.text
+    assert len(of(effects, fx.CreateResponse)) == 1
+
+
+def test_a_tool_that_may_not_be_stopped_is_enough_to_interrupt() -> None:
+    stage = calling("a", stage=Stage(LONG, tools=[tool("a", on_interrupt="finish")]))
+
+    effects = stage.command("interrupt")
+
+    assert of(effects, fx.Broadcast) == []
+    assert of(effects, fx.CancelCalls) == []
+    assert of(effects, fx.DeleteItem) == [fx.DeleteItem("item-c0")]
+
+
+def test_only_what_was_completed_before_the_interrupt_is_submitted() -> None:
+    config = SessionConfig(turn_detection="none", on_interrupt="submit-completed-only")
+    stage = Stage(config, tools=[tool("a"), tool("b")])
+    calling("a", "b", stage=stage)
+    stage.play(tool_ok("c0", "42"))
+
+    effects = stage.command("interrupt")
+
+    assert outputs(effects) == [("c0", "42")]
+    assert of(effects, fx.DeleteItem) == [fx.DeleteItem("item-c1")]
+    assert of(effects, ToolBatchSubmitted) == [ToolBatchSubmitted(turn_id="r1", call_ids=["c0"])]
+    assert len(of(effects, fx.CreateResponse)) == 1
+
+
+def test_what_a_tool_with_effects_has_done_is_told_though_its_call_is_deleted() -> None:
+    stage = Stage(LONG, tools=[tool("pay"), tool("look", effects="none"), tool("b")])
+    calling("pay", "look", "b", stage=stage)
+    stage.play(tool_ok("c0", "paid"), tool_ok("c1", "seen"))
+
+    effects = stage.command("interrupt")
+
+    assert len(of(effects, fx.DeleteItem)) == 3
+    (context,) = of(effects, fx.AddContext)
+    assert "pay" in context.text
+    assert "paid" in context.text
+
+
+def test_a_call_of_a_former_connection_is_told_as_context_and_answered_once() -> None:
+    stage = calling("a")
+    stage.play(i.ProviderDisconnected(generation=1, code=1006))
+    stage.wait(0.2)
+    stage.play(
+        i.ProviderConnected(generation=2),
+        i.ProviderSessionCreated(),
+        i.ProviderSessionUpdated(session={}),
+    )
+
+    effects = stage.play(tool_ok("c0", "42"))
+
+    assert outputs(effects) == []
+    (context,) = of(effects, fx.AddContext)
+    assert "42" in context.text
+    assert len(of(effects, fx.CreateResponse)) == 1

@@ -14,10 +14,12 @@ from voicebus.services.session.testing import (
     created,
     done,
     events,
+    message,
     of,
     refused,
     replies,
     requests,
+    sound,
     tool,
 )
 
@@ -199,6 +201,59 @@ def test_closing_answers_and_ends() -> None:
     assert of(effects, fx.HangUp) == [fx.HangUp(9, "token-1")]
     assert replies(effects) == {"close-1": "ok"}
     assert stage.state.phase == "closed"
+
+
+def test_of_the_items_that_no_transcript_can_tell_only_the_newest_are_kept() -> None:
+    stage = Stage()
+    for number in range(commands.GIVEN_LIMIT + 3):
+        item = {"id": f"i{number}", "type": "message", "content": [{"type": "input_image"}]}
+        stage.command("add_item", item=item)
+
+    assert list(stage.state.given) == [f"i{n + 3}" for n in range(commands.GIVEN_LIMIT)]
+
+
+def test_an_interrupt_silences_and_answers() -> None:
+    stage = Stage()
+    stage.play(created())
+
+    effects = stage.command("interrupt")
+
+    assert of(effects, fx.Flush) == [fx.Flush(("r1",), "manual")]
+    assert replies(effects) == {"interrupt-1": "ok"}
+
+
+def test_a_players_report_is_kept_and_answered() -> None:
+    stage = Stage()
+    stage.play(created(), *message(), sound(ms=1000))
+
+    effects = stage.command("report_playback", item_id="m1", played_ms=300, state="playing")
+
+    assert replies(effects) == {"report_playback-1": "ok"}
+    assert [playback.played_ms for playback in stage.state.playback.values()] == [300]
+
+
+def test_a_clients_tool_output_is_taken_once() -> None:
+    stage = Stage(tools=[tool("mine")], client_tools=["mine"])
+    stage.play(created(), *call("r1", "c1", "mine"), done())
+
+    first = stage.command("submit_tool_output", call_id="c1", result=42)
+    second = stage.command("submit_tool_output", call_id="c1", result=43)
+
+    assert of(first, fx.AddOutput) == [fx.AddOutput("c1", "42")]
+    assert replies(first) == {"submit_tool_output-1": "ok"}
+    assert replies(second) == {"submit_tool_output-2": "conflict"}
+
+
+def test_an_approval_is_taken_once() -> None:
+    stage = Stage(tools=[tool("pay", approval=True)])
+    stage.play(created(), *call("r1", "c1", "pay"), done())
+
+    first = stage.command("approve", call_id="c1", approve=True)
+    second = stage.command("approve", call_id="c1", approve=True)
+
+    assert [submit.call_id for submit in of(first, fx.Submit)] == ["c1"]
+    assert replies(first) == {"approve-1": "ok"}
+    assert replies(second) == {"approve-2": "conflict"}
 
 
 # --- joining ----------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import items
-from voicebus.services.session.testing import Stage, created, message, spoken
+from voicebus.services.session.testing import Stage, created, events, message, spoken
 
 
 def added(
@@ -119,3 +119,56 @@ def test_the_oldest_items_are_forgotten() -> None:
 
     assert len(stage.state.items) == len(stage.state.order) == items.LIMIT
     assert stage.state.order[0] == "i10"
+
+
+def test_what_the_caller_wrote_counts_before_it_is_announced() -> None:
+    stage = Stage()
+    stage.play(added("a"))
+
+    stage.command("send_text", text="Hello")
+
+    (_, asked) = stage.state.order
+    assert stage.state.items[asked].text == "Hello"
+    assert stage.state.items[asked].ours
+
+
+def test_what_the_caller_wrote_may_be_announced_under_another_name() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    stage.command("send_text", text="Goodbye")
+    first, second = stage.state.order
+
+    stage.play(added("theirs", first, role="user", text="Goodbye"))
+
+    assert stage.state.order == (first, "theirs")
+    assert second not in stage.state.items
+    assert stage.state.items["theirs"].text == "Goodbye"
+    assert not stage.state.items["theirs"].ours
+
+
+def test_another_message_with_the_same_words_stays_another() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    (asked,) = stage.state.order
+
+    stage.play(added("answer", role="assistant", text="Hello"))
+
+    assert stage.state.order == (asked, "answer")
+
+
+def test_the_whole_of_an_answer_is_news_once() -> None:
+    stage = Stage()
+    stage.play(created(), *message(), spoken("Hello", final=True))
+
+    assert events(stage.play(spoken("Hello", final=True))) == []
+    assert len(events(stage.play(spoken("Hello!", final=True)))) == 1
+
+
+def test_pieces_of_what_is_transcribed_already_say_nothing_new() -> None:
+    stage = Stage()
+
+    assert len(events(stage.play(words("u", "Hel", final=False)))) == 1
+    stage.play(words("u", "Hello"))
+
+    assert events(stage.play(words("u", "Hel", final=False))) == []
+    assert stage.state.items["u"].text == "Hello"

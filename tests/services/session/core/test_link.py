@@ -16,6 +16,7 @@ from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import link
 from voicebus.services.session.core.draft import Draft
+from voicebus.services.session.core.state import State
 from voicebus.services.session.testing import (
     SESSION,
     Stage,
@@ -211,6 +212,34 @@ def test_a_close_that_no_new_connection_helps_against_ends_the_session() -> None
     assert closed.message == "beta_api_shape_disabled"
 
 
+def test_a_connection_that_broke_is_replaced_and_its_sound_let_through_again() -> None:
+    stage = Stage()
+    stage.play(i.ProviderDisconnected(generation=1, code=1006))
+
+    dialled = stage.wait(0.2)
+    effects = stage.play(i.ProviderConnected(generation=2), i.ProviderSessionCreated(), CONFIRMED)
+
+    assert of(dialled, fx.Dial) == [fx.Dial(2, "openai", "gpt-realtime", True)]
+    assert len(of(effects, fx.Configure)) == 1
+    assert of(effects, fx.Release) == [fx.Release(True)]
+    assert of(effects, SessionOpened) == []
+    assert stage.state.phase == "ready"
+
+
+def test_a_connection_is_lost_once() -> None:
+    stage = Stage()
+    stage.play(i.TransportLost())
+
+    again = stage.play(i.ProviderDisconnected(generation=stage.state.generation, code=1006))
+
+    assert again == []
+    assert stage.state.attempt == 1
+
+
+def test_a_conversation_that_has_not_begun_wants_no_waking() -> None:
+    assert link.deadlines(Draft(State(), 1)) == []
+
+
 # --- updates ----------------------------------------------------------------------------------
 
 
@@ -276,6 +305,13 @@ def test_a_refusal_of_something_else_leaves_the_update_waiting() -> None:
 
     assert replies(effects) == {}
     assert stage.state.update is not None
+
+
+def test_an_error_while_nothing_is_being_configured_is_only_told() -> None:
+    effects = Stage().play(refused("invalid_value", None, about="configuration"))
+
+    assert [type(event) for event in events(effects)] == [Error]
+    assert replies(effects) == {}
 
 
 def test_an_update_nobody_answers_times_out() -> None:

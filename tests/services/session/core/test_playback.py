@@ -470,6 +470,39 @@ def test_only_whole_words_count_as_heard(words: str, heard_ms: int, expected: st
     assert playback.heard_text(words, heard_ms, 1000) == expected
 
 
+def test_what_was_heard_to_its_end_after_all_is_neither_cut_nor_deleted() -> None:
+    stage = finished(1000)
+    stage.wait(0.9)
+    stage.play(speech_started())
+
+    effects = report(stage, 1000, "done")
+
+    assert heard(effects) == [("m1", 1000, True, False)]
+    assert edits(effects) == []
+
+
+def test_an_interruption_over_a_change_of_connection_asks_the_new_one_nothing() -> None:
+    stage = speaking()
+    stage.wait(0.4)
+    stage.play(i.ProviderDisconnected(generation=1, code=1006))
+
+    effects = stage.command("interrupt")
+    effects += stage.wait(1)
+
+    assert [item for item, *_ in heard(effects)] == ["m1"]
+    assert edits(effects) == []
+
+
+def test_a_silent_player_is_waited_for_only_where_the_sound_is_complete() -> None:
+    stage = finished(1000)
+    stage.play(created("r2"), *message("r2", "m2"), sound("r2", "m2", 1000))
+
+    effects = stage.wait(10)
+
+    assert heard(effects) == [("m1", 1000, True, True)]
+    assert [known.item_id for known in stage.state.playback.values()] == ["m2"]
+
+
 # --- the end ----------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import (
     AssistantTurnCompleted,
     SessionClosed,
@@ -14,7 +15,9 @@ from voicebus.bus.messages.events import (
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.recovery import BACKOFF_US, UNTRANSCRIBED
+from voicebus.services.session.core.state import State
 from voicebus.services.session.testing import (
+    START_US,
     Stage,
     call,
     created,
@@ -84,6 +87,14 @@ def test_a_refused_handshake_is_repeated_where_that_can_help(status: int, again:
 
     assert bool(of(told, SessionReconnecting)) is again
     assert bool(of(told, SessionClosed)) is not again
+
+
+def test_a_connection_that_our_own_transport_ended_is_dialled_again() -> None:
+    stage = Stage()
+
+    stage.play(i.ProviderDisconnected(generation=1, code=1000, by_us=True))
+
+    assert len(of(stage.wait(0.2), fx.Dial)) == 1
 
 
 def test_a_session_that_never_opened_is_not_reconnected() -> None:
@@ -491,3 +502,32 @@ def test_a_date_in_the_past_is_a_wrong_clock_and_no_reason_to_rotate() -> None:
 
     assert not of(stage.wait(30), fx.Dial)
     assert stage.state.rotate_us == 0
+
+
+def test_the_longest_life_that_is_known_beforehand_ends_a_connection_too() -> None:
+    opening = i.SessionRequested(
+        command_id="open-1",
+        session_id="s",
+        config=SessionConfig(lease_s=10_000),
+        tools=[],
+        transport=0,
+        token="token-1",
+        vendor="v",
+        model="m",
+        opened={},
+        longest_session_s=600,
+    )
+    stage = Stage(ready=False)
+    stage.state = State()
+    stage.play(opening)
+    stage.play(
+        i.ProviderConnected(generation=1),
+        i.ProviderSessionCreated(),
+        i.ProviderSessionUpdated(session={}),
+    )
+
+    assert of(stage.wait(539), fx.Dial) == []
+
+    told = stage.wait(2)
+    assert [one.at for one in of(told, SessionExpiring)] == [START_US // 1_000_000 + 600]
+    assert [one.generation for one in of(told, fx.Dial)] == [2]

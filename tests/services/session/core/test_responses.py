@@ -19,6 +19,7 @@ from voicebus.services.session.testing import (
     created,
     done,
     events,
+    message,
     of,
     refused,
     replies,
@@ -26,6 +27,7 @@ from voicebus.services.session.testing import (
     sound,
     speech_started,
     speech_stopped,
+    spoken,
     tool,
     tool_ok,
 )
@@ -620,11 +622,45 @@ def test_withdrawing_finds_the_response_wherever_it_is() -> None:
     assert of(effects, fx.CancelResponse) == [fx.CancelResponse("r1")]
 
 
-def test_words_of_an_unknown_response_are_told_and_not_kept() -> None:
+def test_an_item_of_an_unknown_response_is_not_kept() -> None:
     stage = Stage()
 
     stage.play(
         i.OutputItemAdded(response_id="x", output_index=0, item=i.Item(item_id="m", type="message"))
     )
 
+    assert stage.state.responses == {}
+
+
+def test_withdrawing_what_is_asked_for_makes_it_unwanted() -> None:
+    stage = Stage(MANUAL)
+    stage.command("commit_audio")
+    commit = next(e for e in stage.effects if isinstance(e, fx.Ask)).event_id
+    stage.play(refused("input_audio_buffer_commit_empty", commit, "benign"))
+
+    effects = stage.play(created("r1", stage.last_tag))
+
+    assert of(effects, fx.CancelResponse) == [fx.CancelResponse("r1")]
+
+
+def test_what_came_of_an_item_is_remembered_with_its_words() -> None:
+    stage = Stage()
+
+    stage.play(created(), *message("r1", "m1"), *message("r1", "m2", 1))
+    stage.play(sound("r1", "m1"), spoken("Once "), spoken("upon"))
+
+    response = stage.state.responses["r1"]
+    assert response.items == {"m1": "sounding", "m2": "silent"}
+    assert response.words == {"m1/0": "Once upon"}
+
+    stage.play(spoken("Once upon a time", final=True))
+    assert stage.state.responses["r1"].words == {"m1/0": "Once upon a time"}
+
+
+def test_spoken_words_of_an_unknown_response_are_told_and_not_kept() -> None:
+    stage = Stage()
+
+    effects = stage.play(spoken("Once ", "x", "m1"))
+
+    assert len(events(effects)) == 1
     assert stage.state.responses == {}

@@ -8,10 +8,12 @@ import pytest
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import (
     AssistantText,
+    AssistantTurnCompleted,
     AudioDropped,
     Error,
     RateLimits,
     SessionClosed,
+    ToolCallArgsDelta,
     UserSpeechStarted,
     UserSpeechStopped,
     UserTranscript,
@@ -31,11 +33,15 @@ from voicebus.services.session.testing import (
     message,
     of,
     refused,
+    replies,
+    requests,
     sound,
+    sound_end,
     speech_started,
     speech_stopped,
     spoken,
     tool,
+    tool_ok,
     wrote,
 )
 
@@ -271,3 +277,223 @@ def test_a_new_and_a_closed_conversation_want_no_waking() -> None:
 
 def test_a_tool_that_begins_changes_nothing() -> None:
     assert Stage().play(i.ToolBegan(call_id="c1")) == []
+
+
+# --- to the machine that it belongs to ---------------------------------------------------------
+
+
+def test_after_the_end_whoever_waits_is_answered_and_the_pool_may_forget() -> None:
+    stage = Stage()
+    stage.command("close")
+
+    effects = stage.command("send_text", text="Hello")
+    effects += stage.play(tool_ok("c1"), sound(), done())
+
+    assert replies(effects) == {"send_text-2": "gone"}
+    assert of(effects, fx.ForgetOutcome) == [fx.ForgetOutcome("c1")]
+    assert len(effects) == 2
+
+
+def test_pieces_of_arguments_are_told_and_show_that_the_response_lives() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created(), call("r1", "c1", "a")[0])
+    stage.wait(50)
+
+    effects = stage.play(
+        i.ArgumentsWords(response_id="r1", item_id="item-c1", call_id="c1", delta="{")
+    )
+
+    assert events(effects) == [ToolCallArgsDelta(call_id="c1", delta="{")]
+    assert requests(stage.wait(50)) == []
+
+
+def test_a_second_client_joins() -> None:
+    effects = Stage().play(
+        i.Attached(command_id="attach-1", token="token-2", talk=False, opened={"x": 1})
+    )
+
+    assert effects == [fx.Grant("token-2", False), fx.Answer("attach-1", {"x": 1})]
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        i.TalkerSeen(),
+        i.Commanded(command_id="x", command="dance", data={}),
+        i.UpdateRequested(command_id="x", config=SessionConfig(), fields=["lease_s"], tools=[]),
+    ],
+)
+def test_sound_commands_and_updates_show_that_the_client_is_there(sign: i.AnyInput) -> None:
+    stage = Stage(SessionConfig(lease_s=30))
+    stage.wait(20)
+
+    stage.play(sign)
+
+    assert of(stage.wait(15), SessionClosed) == []
+    assert [closed.reason for closed in of(stage.wait(60), SessionClosed)] == ["abandoned"]
+
+
+@pytest.mark.parametrize(
+    "gone", [i.ProviderDisconnected(generation=1, code=1006), i.TransportLost()]
+)
+def test_a_lost_connection_is_told_and_dialled_again(gone: i.AnyInput) -> None:
+    stage = Stage()
+
+    assert kinds(stage.play(gone)) == ["session_reconnecting"]
+    assert len(of(stage.wait(0.2), fx.Dial)) == 1
+
+
+@pytest.mark.parametrize("end_told", [True, False])
+def test_a_committed_turn_is_an_item_and_ends_the_speech(end_told: bool) -> None:
+    stage = Stage()
+    stage.play(speech_started(), *([speech_stopped()] if end_told else []))
+
+    stage.play(i.InputCommitted(item_id="u1"))
+
+    assert stage.state.order == ("u1",)
+    assert stage.state.speaking_us == 0
+    assert stage.state.unanswered
+
+
+def test_a_deleted_item_is_forgotten() -> None:
+    stage = Stage()
+    stage.play(i.InputCommitted(item_id="u1"), i.InputCommitted(item_id="u2"))
+
+    stage.play(i.ItemDeleted(item_id="u1"))
+
+    assert stage.state.order == ("u2",)
+
+
+def test_the_end_of_an_items_sound_is_told() -> None:
+    stage = Stage()
+    stage.play(created(), *message(), sound())
+
+    assert kinds(stage.play(sound_end())) == ["assistant_audio_done"]
+
+
+def test_a_tools_words_and_end_reach_its_call() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created(), *call("r1", "c1", "a"), done())
+
+    effects = stage.play(i.ToolSaid(call_id="c1", text="half"), tool_ok("c1", 42))
+
+    assert kinds(effects) == ["tool_call_progress", "tool_call_completed", "tool_batch_submitted"]
+    assert requests(effects) == [fx.AddOutput("c1", "42"), fx.CreateResponse("1", {})]
+
+
+def test_time_that_ends_the_session_does_nothing_more() -> None:
+    stage = Stage(SessionConfig(max_duration_s=10))
+    stage.play(created(), *message(), sound(ms=1000), sound_end(), done())
+    stage.now_us += 60_000_000
+
+    effects = stage.play(i.TimePassed())
+
+    assert kinds(effects) == ["assistant_heard", "session_closed"]
+
+
+def test_a_response_that_is_given_up_is_over_and_makes_way() -> None:
+    stage = Stage()
+    stage.play(created())
+    stage.command("interrupt")
+    stage.command("send_text", text="Hello")
+
+    effects = stage.wait(6)
+
+    assert [ended.reason for ended in of(effects, AssistantTurnCompleted)] == ["provider_silent"]
+    assert len(of(effects, fx.CreateResponse)) == 1
+
+
+def test_a_response_that_the_turn_detection_cancelled_was_interrupted() -> None:
+    stage = Stage()
+    stage.play(created(), *message(), sound())
+
+    effects = stage.play(done("r1", "cancelled", "turn_detected"))
+
+    assert kinds(effects)[:2] == ["interrupted", "assistant_turn_completed"]
+
+
+def test_a_response_is_over_once() -> None:
+    stage = Stage()
+    stage.play(created(), done())
+
+    assert stage.play(done()) == []
+
+
+def test_words_under_way_at_an_interruption_are_not_told() -> None:
+    stage = Stage()
+    stage.play(created(), *message(), sound())
+    stage.command("interrupt")
+
+    assert events(stage.play(spoken("late"), wrote("late"))) == []
+
+
+# --- whose refusal it is -----------------------------------------------------------------------
+
+
+def asked_for(stage: Stage, request: type[fx.Request]) -> str:
+    """The id of the last request of this kind."""
+    return [
+        effect.event_id
+        for effect in stage.effects
+        if isinstance(effect, fx.Ask) and isinstance(effect.request, request)
+    ][-1]
+
+
+def test_a_fatal_error_ends_the_session() -> None:
+    (closed,) = of(Stage().play(refused("insufficient_quota", None, "fatal")), SessionClosed)
+
+    assert (closed.reason, closed.code) == ("error", "insufficient_quota")
+
+
+def test_when_a_create_is_refused_the_next_one_is_asked_for() -> None:
+    stage = Stage()
+    stage.command("create_response")
+    event_id = stage.last_event_id
+    stage.command("create_response", overrides={"instructions": "Sing."})
+
+    effects = stage.play(refused("invalid_value", event_id))
+
+    assert requests(effects) == [fx.CreateResponse("2", {"instructions": "Sing."})]
+    assert kinds(effects) == ["error"]
+
+
+def test_a_refused_commit_is_told_to_its_command() -> None:
+    stage = Stage(SessionConfig(turn_detection="none"))
+    stage.command("commit_audio", respond=False)
+
+    effects = stage.play(refused("buffer_empty", asked_for(stage, fx.CommitInput), "benign"))
+
+    (told,) = [effect for effect in effects if isinstance(effect, fx.Publish)]
+    assert (type(told.data), told.cause) == (Error, "commit_audio-1")
+
+
+def test_a_refused_output_is_told_to_the_model_as_context() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created(), *call("r1", "c1", "a"), done(), tool_ok("c1", 42))
+
+    effects = stage.play(refused("invalid_call_id", asked_for(stage, fx.AddOutput)))
+
+    assert [type(request) for request in requests(effects)] == [fx.AddContext]
+    assert events(effects) == []
+
+
+def test_a_refused_update_is_told_to_its_command_alone() -> None:
+    stage = Stage()
+    stage.play(
+        i.UpdateRequested(command_id="u", config=SessionConfig(), fields=["voice"], tools=[])
+    )
+
+    effects = stage.play(refused("invalid_voice", stage.last_event_id))
+
+    assert replies(effects) == {"u": "provider_error"}
+    assert events(effects) == []
+
+
+def test_a_text_that_is_refused_does_not_stand_in_the_conversation() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+
+    effects = stage.play(refused("invalid_value", asked_for(stage, fx.AddUserText)))
+
+    assert stage.state.order == ()
+    assert kinds(effects) == ["error"]
