@@ -144,8 +144,10 @@ class Dispatcher:
                     self._inbox.append(WorkerUnreachable(self._loop.time(), peer))
             case RememberWorkers(names):
                 self._memory.write(names)
-            case Note(what, fields):
-                self._runtime.log.info(what, **dict(fields))
+            case Note(what, fields, is_detail):
+                # A line per ordinary call was a tenth of what such a call costs here.
+                tell = self._runtime.log.debug if is_detail else self._runtime.log.info
+                tell(what, **dict(fields))
                 if what.startswith("worker."):
                     self._runtime.publish_system(what, base.encode(dict(fields)))
 

@@ -46,6 +46,8 @@ class Note:
 
     what: str
     fields: tuple[tuple[str, str | int | float], ...] = ()
+    is_detail: bool = False
+    """What happens with every call and surprises nobody."""
 
 
 Effect = TellSession | TellWorker | RememberWorkers | Note

@@ -78,6 +78,7 @@ def _settle(
                 ("status", outcome.status),
                 ("attempt", call.attempt),
             ),
+            is_detail=outcome.status == "ok" and call.attempt == 1,
         )
     )
 
