@@ -13,7 +13,7 @@ from voicebus.benchmarks.harness import FIRST, QUICK, Broken, Scale, put_first
 
 NAMES = (
     "floor", "stall", "latency", "capacity", "interrupt", "tools", "recovery", "startup",
-    "growth", "chaos",
+    "growth", "listeners", "chaos",
 )  # fmt: skip
 RESULTS = Path("benchmarks/results")
 
