@@ -1,6 +1,7 @@
 # make run     install what is needed and show all of it: `voicebus demo`
 # make test    install what is needed and run the tests
-# make chaos   MINUTES=10: kill, freeze and cut at random while conversations go on; the table
+# make chaos   MINUTES=10: kill, freeze and cut at random while conversations go on; the table;
+#              before that, CALLS=10000 of the tool pool alone. SEED=… repeats a run
 # make soak    MINUTES=60: twenty conversations at a time; memory and descriptors, and a picture
 # make bench   measure: ours beside a bare client, each goal with its figure; under ten minutes
 # make bench-peers  the same stalls with the peers, each in an environment of its own
@@ -21,7 +22,7 @@ export PYTHONUNBUFFERED := 1
 .PHONY: help run test chaos soak bench bench-peers check format schemas flite clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -7
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
 
 run: $(VENV)/.with-speech flite
 	@$(BIN)/voicebus demo
@@ -31,7 +32,10 @@ test: $(VENV)/.with-dev flite
 	@$(BIN)/python -m pytest
 
 chaos: MINUTES ?= 10
+chaos: CALLS ?= 10000
 chaos: $(VENV)/.with-dev
+	@CHAOS_CALLS=$(CALLS) $(if $(SEED),CHAOS_SEED=$(SEED)) \
+		$(BIN)/python -m pytest -q -s tests/services/tools/test_chaos.py
 	@$(BIN)/voicebus chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 soak: MINUTES ?= 60

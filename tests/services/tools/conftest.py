@@ -232,12 +232,15 @@ class Cell:
         self.send(work.Follow(shard=0, inc=inc))
 
     def acknowledge(self, call_id: str) -> None:
-        self.send(work.OutcomeAck(session_id=SESSION, call_id=call_id))
+        session = self._submitted[call_id].session_id
+        self.send(work.OutcomeAck(session_id=session, call_id=call_id))
 
-    def submit(self, tool: str, *, budget_ms: int = 60_000, **args: Any) -> str:
+    def submit(
+        self, tool: str, *, budget_ms: int = 60_000, session: str = SESSION, **args: Any
+    ) -> str:
         self._next += 1
         message = work.SubmitCall(
-            session_id=SESSION,
+            session_id=session,
             call_id=f"c{self._next}",
             tool=tool,
             args=args,

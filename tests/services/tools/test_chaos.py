@@ -14,23 +14,26 @@ from tests.services.tools.conftest import Cell
 
 COUNTED = str(Path(__file__).parent / "samples" / "counted.py")
 CALLS = int(os.environ.get("CHAOS_CALLS", "250"))
-LANES = 12
+SESSIONS = [f"s0-{number:026d}" for number in range(20)]
+TOOLS = ("read", "store", "pay")
 HOSTS = ("toolhost-0", "toolhost-1")
 
 
 class Chaos:
-    """Calls from twelve callers while one hand kills processes."""
+    """Calls of twenty conversations while one hand kills processes."""
 
     def __init__(self, cell: Cell, seed: int) -> None:
         self.cell = cell
         self.random = random.Random(seed)
         self.calls: dict[str, str] = {}
+        self.killed: Counter[str] = Counter()
 
-    async def call(self) -> None:
-        """One caller: a call after the other."""
+    async def call(self, session: str) -> None:
+        """One conversation: a call after the other."""
         while len(self.calls) < CALLS:
-            tool = self.random.choice(["read", "pay"])
-            call_id = self.cell.submit(tool, ms=self.random.randrange(1, 150))
+            tool = self.random.choice(TOOLS)
+            ms = self.random.randrange(1, 150)
+            call_id = self.cell.submit(tool, session=session, ms=ms)
             self.calls[call_id] = tool
             while call_id not in self.cell.outcomes:  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
@@ -40,6 +43,7 @@ class Chaos:
         while True:
             await asyncio.sleep(self.random.uniform(0.3, 1.5))
             victim = self.random.choice([*HOSTS, "dispatcher-0", "runner", "runner"])
+            self.killed[victim] += 1
             if victim == "runner":
                 self._kill_a_runner()
                 continue
@@ -87,7 +91,7 @@ async def test_no_outcome_is_missing_and_nothing_that_happens_once_happens_twice
         cell.follow()
         await cell.until(lambda: "pay" in cell.catalogue)
         killing = asyncio.create_task(chaos.kill())
-        await asyncio.gather(*(chaos.call() for _ in range(LANES)))
+        await asyncio.gather(*map(chaos.call, SESSIONS))
         killing.cancel()
     finally:
         cell.close()
@@ -97,9 +101,10 @@ async def test_no_outcome_is_missing_and_nothing_that_happens_once_happens_twice
     assert sum(ended.values()) == len(chaos.calls) >= CALLS
     assert [one for one, times in ran.items() if times > 1 and chaos.calls[one] == "pay"] == []
     assert {tool for tool, status in ended if status == "unknown"} <= {"pay"}
+    assert {tool for tool, status in ended if status == "lost"} <= {"read", "store"}
     assert {status for _, status in ended} <= {"ok", "crashed", "unknown", "lost"}
-    assert [
-        one
-        for one in chaos.calls
-        if cell.outcomes[one].status == "lost" and chaos.calls[one] == "pay"
-    ] == []
+    harmless = {status: ended["read", status] + ended["store", status] for _, status in ended}
+    print(dict(ended), f"kills: {dict(chaos.killed)}")  # noqa: T201
+    # A killed runner takes one call with it; of few calls that is a large part.
+    if CALLS >= 10_000:
+        assert harmless["ok"] >= 0.99 * sum(harmless.values())

@@ -20,6 +20,14 @@ def read(ctx: ToolContext, ms: int) -> int:
     return ms
 
 
+@tool(effects="idempotent")
+def store(ctx: ToolContext, ms: int) -> int:
+    """Put something where it may be already."""
+    _note(ctx)
+    time.sleep(ms / 1000)
+    return ms
+
+
 @tool(effects="once")
 def pay(ctx: ToolContext, ms: int) -> int:
     """Pay for something."""
