@@ -89,6 +89,7 @@ class Running:
     ladder: Ladder
     slot: Slot | None = None
     has_begun: bool = False
+    asked_at: float = 0.0
 
     @property
     def key(self) -> Key:
@@ -370,6 +371,16 @@ class Pool:
         tail = slot.process.tail.text()
         stack = _frames(slot.process.dump.text() or "") or None
         if one.ladder.is_forced:
+            now = self._loop.time()
+            self._log.info(
+                "runner.stopped",
+                tool=one.call.tool,
+                call_id=one.call.call_id,
+                signal=how.signal_name,
+                ms_after_signal=round((now - one.ladder.since) * 1000, 1),
+                ms_after_asking=round((now - one.asked_at) * 1000, 1),
+                warm_runners=self.ready(slot.lane),
+            )
             if stack is not None:
                 self._log.info(
                     "tool.stack_dumped",
@@ -469,6 +480,7 @@ class Pool:
         for action in actions:
             match action:
                 case "ask":
+                    one.asked_at = self._loop.time()
                     child.send(
                         pipe.Stop(
                             session_id=one.call.session_id,

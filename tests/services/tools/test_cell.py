@@ -5,6 +5,7 @@ import signal
 import sys
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -57,6 +58,24 @@ async def test_the_broadcast_alone_gets_a_tool_killed_that_does_not_look(cell: C
     assert outcome.status == "cancelled"
     assert outcome.failure is not None
     assert outcome.failure.signal == "SIGTERM"
+
+
+async def test_each_rung_of_the_ladder_is_in_the_log_with_its_time(cell: Cell) -> None:
+    call_id = await cell.running("ignores_everything")
+
+    cell.cancel(call_id)
+    await cell.outcome(call_id)
+
+    lines = [msgspec.json.decode(line) for line in cell.log_of("toolhost", call_id).splitlines()]
+    told = [(line["event"], line.get("signal")) for line in lines]
+    assert told == [
+        ("runner.signalled", "SIGTERM"),
+        ("runner.signalled", "SIGKILL"),
+        ("runner.stopped", "SIGKILL"),
+        ("tool.stack_dumped", None),
+    ]
+    assert lines[2]["ms_after_asking"] > lines[2]["ms_after_signal"] > 0
+    assert "in ignores_everything" in lines[3]["stack"]
 
 
 async def test_a_crash_is_told_with_signal_and_last_words(cell: Cell) -> None:
