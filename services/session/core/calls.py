@@ -263,7 +263,7 @@ def _end(
     duration_ms: float | None = None,
     cancel_seen_us: int | None = None,
 ) -> None:
-    failure = failure or Failure(message="")
+    failure = failure or _WORDLESS
     output = _ok_text(result) if status == "ok" else _failure_text(call, status, failure)
     d.s.calls = with_(
         d.s.calls,
@@ -321,6 +321,7 @@ def _announce(d: Draft, call: Call, status: str, output: str) -> None:
     )
 
 
+_WORDLESS = Failure(message="")
 _RUNNING = '{"status":"running","message":"its result will be told later"}'
 _WITHDRAWN = '{"error":"cancelled","message":"the call was withdrawn because the user interrupted"}'
 _IN_WORDS: dict[str, str] = {
@@ -544,6 +545,8 @@ def prune(d: Draft) -> None:
     over = [key for key, batch in d.s.batches.items() if batch.settled and key not in open_calls]
     if over:
         d.s.batches = without(d.s.batches, *over)
+    if len(d.s.calls) <= KEPT:
+        return
     old = [
         key
         for key, call in d.s.calls.items()

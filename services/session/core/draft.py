@@ -1,8 +1,9 @@
 """One step in the making: the state being changed and the effects so far."""
 
-import copy
 from collections.abc import Mapping
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from voicebus.bus.messages.base import Message
 from voicebus.bus.messages.commands import RETRY, CommandError, ErrorCode
@@ -22,7 +23,7 @@ class Draft:
     __slots__ = ("effects", "now_us", "s")
 
     def __init__(self, state: State, now_us: int) -> None:
-        self.s = copy.copy(state)
+        self.s = replace(state)
         self.now_us = now_us
         self.effects: list[fx.Effect] = []
 
@@ -91,4 +92,7 @@ def with_(mapping: Mapping[K, V], key: K, value: V) -> dict[K, V]:
 
 def without(mapping: Mapping[K, V], *keys: K) -> dict[K, V]:
     """The mapping without these entries."""
-    return {key: value for key, value in mapping.items() if key not in keys}
+    changed = dict(mapping)
+    for key in keys:
+        changed.pop(key, None)
+    return changed
