@@ -495,6 +495,8 @@ class Pool:
                     one.slot.is_leaving = True
                     # Those that left the group would survive it.
                     strays = confine.descendants(child.pid) if child.pid is not None else []
+                    if child.pid is not None:
+                        confine.hurry(child.pid)
                     child.signal(signal.SIGTERM)
                     confine.kill(strays)
                 case "kill":
