@@ -37,7 +37,10 @@ def hand_out(state: State, at: float, effects: list[Effect]) -> None:
     waiting = [
         call
         for call in state.calls.values()
-        if call.worker is None and not call.waits_for_settling and call.submit is not None
+        if call.worker is None
+        and not call.waits_for_settling
+        and not call.waits_for_tool
+        and call.submit is not None
     ]
     if not waiting:
         return

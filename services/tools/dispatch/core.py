@@ -183,6 +183,9 @@ def _admit(state: State, at: float, call: Call, effects: list[Effect]) -> None:
     assert call.submit is not None
     tool = call.submit.tool
     if choice.tool_of(state, call) is None:
+        if _may_come(state, at):
+            call.waits_for_tool = True  # no longer than until its deadline
+            return
         known = ", ".join(one.name for one in state.catalogue) or "none"
         end(state, at, call, "unknown_tool", f"no tool '{tool}'; known are: {known}", effects)
         return
@@ -202,6 +205,29 @@ def _admit(state: State, at: float, call: Call, effects: list[Effect]) -> None:
     else:
         return
     end(state, at, call, "busy", f"{why}; try again when some have ended", effects)
+
+
+def _may_come(state: State, at: float) -> bool:
+    """Whether a worker that an earlier dispatcher knew has yet to come back, with its tools."""
+    if at >= state.settle_until + state.limits.keep_tools_s:
+        return False
+    here = {worker.name for worker in state.workers.values()}
+    return any(label.rsplit("/", 1)[0] not in here for label in state.missing)
+
+
+def _look_for_tool(state: State, at: float, call: Call, effects: list[Effect]) -> None:
+    """Its tool may have come back, or it is too late for that."""
+    if call.worker is None and choice.tool_of(state, call) is None and _may_come(state, at):
+        return
+    call.waits_for_tool = False
+    if call.worker is not None:
+        return  # who came back has it already
+    assert call.submit is not None
+    if call.submit.resubmit and not _may_run(state, call):
+        # Only now it is known what a second run would do.
+        end(state, at, call, "unknown", _MAY_HAVE_RUN, effects)
+    else:
+        _admit(state, at, call, effects)
 
 
 def _started(state: State, call: Call, peer: str) -> TellSession:
@@ -246,6 +272,8 @@ def _time_passes(state: State, at: float, effects: list[Effect]) -> None:
     workers.forget_tools(state, at, effects)
     if not state.is_settled and at >= state.settle_until:
         _settle(state, at, effects)
+    for call in [one for one in state.calls.values() if one.waits_for_tool]:
+        _look_for_tool(state, at, call, effects)
     if at >= state.settle_until + state.limits.keep_s:
         # Whatever the predecessor had handed out has been asked for by now, or never will be.
         state.missing.clear()

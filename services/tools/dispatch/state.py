@@ -71,6 +71,8 @@ class Call:
     """The peer that has it; None while it waits in the queue."""
     is_started: bool = False
     waits_for_settling: bool = False
+    waits_for_tool: bool = False
+    """Nobody offers its tool, but a worker that an earlier dispatcher knew may yet come back."""
     cancel_reason: str | None = None
     lost_attempts: set[str] = field(default_factory=set)
     """Workers that had it and were lost: a result from one of them still counts."""

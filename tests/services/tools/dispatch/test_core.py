@@ -102,6 +102,14 @@ class Pool:
             work.CancelCalls(session_id=SESSION, call_ids=[call_id], epoch=1, reason="interrupt")
         )
 
+    def given(self) -> list[str]:
+        """The calls that workers were given, in order."""
+        return [
+            one.message.call_id
+            for one in self.said
+            if isinstance(one, TellWorker) and isinstance(one.message, work.Call)
+        ]
+
     def outcome(self, call_id: str) -> str:
         """The one status this call was told to have ended with."""
         statuses = {
@@ -655,3 +663,52 @@ def test_a_stopping_pool_takes_no_new_calls() -> None:
     pool.submit("c1")
 
     assert pool.outcome("c1") == "busy"
+
+
+def test_a_call_waits_for_the_tools_of_a_host_that_is_slower_than_the_dispatcher() -> None:
+    pool = Pool(predecessors=("w1/i0",))
+    pool.submit("c1", "pay")
+
+    pool.join("w1", inc="i1")
+
+    assert pool.given() == ["c1"]
+
+
+def test_a_once_call_that_the_lost_host_may_have_had_does_not_run_when_its_tool_returns() -> None:
+    pool = Pool(predecessors=("w1/i0",))
+    pool.submit("c1", "pay", resubmit=True)
+    pool.submit("c2", "read", resubmit=True)
+
+    pool.join("w1", inc="i1")
+
+    assert pool.outcome("c1") == "unknown"
+    assert pool.given() == ["c2"]
+
+
+def test_a_call_that_the_returning_host_still_runs_is_attached_to_it() -> None:
+    pool = Pool(predecessors=("w1/i1",))
+    pool.submit("c1", "pay", resubmit=True)
+
+    pool.join("w1", running=[work.CallRef(session_id=SESSION, call_id="c1")])
+    pool.result("c1")
+
+    assert pool.given() == []
+    assert pool.outcome("c1") == "ok"
+
+
+def test_a_tool_that_does_not_return_is_unknown_in_the_end() -> None:
+    pool = Pool(predecessors=("w1/i0",), keep_tools_s=3.0)
+    pool.submit("c1", "pay")
+
+    pool.wait(4)
+
+    assert pool.outcome("c1") == "unknown_tool"
+
+
+def test_with_all_hosts_back_a_tool_that_nobody_has_is_unknown_at_once() -> None:
+    pool = Pool(predecessors=("w1/i0",))
+    pool.join("w1", inc="i1")
+
+    pool.submit("c1", "no_such_tool")
+
+    assert pool.outcome("c1") == "unknown_tool"
