@@ -71,7 +71,10 @@ def serve(
             for fd in mine:
                 os.close(fd)
             children[order.number] = pid
-            control.sendall(pipe.pack(pipe.Spawned(number=order.number, pid=pid)))
+            # The host may have died since it gave this order; its end is read next, and then all
+            # that runners have started is cleared away.
+            with contextlib.suppress(OSError):
+                control.sendall(pipe.pack(pipe.Spawned(number=order.number, pid=pid)))
 
 
 def _report_the_dead(control: socket.socket, children: dict[int, int], reported: set[int]) -> None:
