@@ -21,7 +21,8 @@ async def audit(scene: "Scene") -> None:
     sessions = sorted({one["session_id"] for one in scene.tape.events if one["session_id"]})
     # A session process that died may have kept what it did not live to publish, and the tape may
     # have missed what the next one said before the tape had found it.
-    is_whole = len({one["inc"] for one in scene.tape.events}) == 1
+    one_life = len({one["inc"] for one in scene.tape.events}) == 1
+    is_whole = one_life and not scene.session_was_killed
     faults: list[str] = []
     for session_id in sessions:
         kept = await _replayed(scene.line, session_id)

@@ -327,6 +327,8 @@ class Scene:
         self.client = client
         self.tape = Tape(cell.endpoints, sockets)
         self.line = Line(cell.endpoints, sockets)
+        self.session_was_killed = False
+        """Then the tape may have heard nothing at all of the next one."""
         self.transport_was_killed = False
         """Then the tape's own subscription begins anew, and sound has no replay."""
         self._callers = contextlib.AsyncExitStack()

@@ -29,6 +29,7 @@ def test_a_session_process_may_die_between_any_two_steps_of_the_write_path(
 
     async def story() -> None:
         async with scene(cell) as one:
+            one.session_was_killed = True
             caller = await one.caller()
             await caller.turn("tally please", within_s=60)
             (call,) = caller.found("tool_call_completed")
@@ -223,6 +224,7 @@ def test_two_processes_killed_at_once_cost_no_more_than_the_worse_of_them(
             caller = await one.caller()
             await caller.turn("short tone")
             cell.kill("session-0")
+            one.session_was_killed = True
             cell.kill("transport-0")
             one.transport_was_killed = True
             resumed = await caller.event("session_resumed")
