@@ -68,11 +68,16 @@ class _Binary:
 
 
 @dataclass(frozen=True, slots=True)
+class _Fragments:
+    pieces: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Wait:
     milliseconds: int
 
 
-_Outgoing = bytes | str | _Binary | _Wait | Close | Callable[[], Awaitable[None]]
+_Outgoing = bytes | str | _Binary | _Fragments | _Wait | Close | Callable[[], Awaitable[None]]
 
 
 class Connection:
@@ -163,13 +168,13 @@ class Connection:
             return
         course = self._script.received(event)
         if len(course.actions) == 1 and course.actions[0].go_on:
-            await self._take(event)
+            await self._take(course.event)
             return
         for action in course.actions:
             if action.go_on:
-                await self._take(event)
+                await self._take(course.event)
             else:
-                self._act((action,), event)
+                self._act((action,), course.event)
 
     async def _take(self, event: Any) -> None:
         kind = event.get("type") if isinstance(event, dict) else None
@@ -303,6 +308,10 @@ class Connection:
                 self._post(str(action.text))
             case ["binary"]:
                 self._post(_Binary(bytes.fromhex(str(action.binary))))
+            case ["text_bytes"]:
+                self._post(bytes.fromhex(str(action.text_bytes)))
+            case ["fragments"]:
+                self._post(_Fragments(action.fragments or ()))
             case ["wait_ms"]:
                 self._post(_Wait(int(action.wait_ms or 0)))
             case ["close"]:
@@ -358,6 +367,8 @@ class Connection:
                         await self._socket.send(text)
                     case _Binary(frame):
                         await self._socket.send(frame)
+                    case _Fragments(pieces):
+                        await self._socket.send(pieces)
                     case _Wait(milliseconds):
                         await asyncio.sleep(milliseconds / 1000)
                     case Close(code, reason):

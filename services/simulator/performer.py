@@ -64,7 +64,15 @@ async def perform(
             if isinstance(part, Call):
                 await _call(part, response_id, index, report, is_cut=is_cut)
             elif await _say(
-                part, question, index, voice, report, pace, plan.cut_after_ms, is_cut=is_cut
+                part,
+                question,
+                index,
+                voice,
+                report,
+                pace,
+                plan.chunk_ms or CHUNK_MS,
+                plan.cut_after_ms,
+                is_cut=is_cut,
             ):
                 break
     if not plan.never_ends:
@@ -78,6 +86,7 @@ async def _say(
     voice: Voice,
     report: Report,
     pace: float,
+    chunk_ms: int,
     cut_after_ms: int | None,
     *,
     is_cut: bool,
@@ -102,12 +111,12 @@ async def _say(
     )
     async for text, sound in spoken:
         words = _spaced(text if sent_ms == 0 else f" {text}")
-        count = max(1, -(-len(sound) // (CHUNK_MS * per_ms)))
+        count = max(1, -(-len(sound) // (chunk_ms * per_ms)))
         for n in range(count):
             told = words[len(words) * n // count : len(words) * (n + 1) // count]
             for word in told:
                 await report(WordsGrew(response_id, index, word))
-            chunk = sound[n * CHUNK_MS * per_ms : (n + 1) * CHUNK_MS * per_ms]
+            chunk = sound[n * chunk_ms * per_ms : (n + 1) * chunk_ms * per_ms]
             if cut_after_ms is not None:
                 chunk = chunk[: max(0, cut_after_ms - sent_ms) * per_ms]
             if chunk:

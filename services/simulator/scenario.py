@@ -96,6 +96,8 @@ class AnswerRule(_Part, frozen=True, kw_only=True):
     error: dict[str, Any] | None = None
     delay_ms: int = 0
     pace: float | None = None
+    chunk_ms: int | None = None
+    """Sound in each event."""
     never_ends: bool = False
     cut_after_ms: int | None = None
     interleaved: bool = False
@@ -111,6 +113,10 @@ class Action(_Part, frozen=True, kw_only=True):
     text: str | None = None
     binary: str | None = None
     """A binary frame, in hexadecimal."""
+    text_bytes: str | None = None
+    """A text frame that need not be UTF-8, in hexadecimal."""
+    fragments: list[str] | None = None
+    """One text frame in several pieces."""
     wait_ms: int | None = None
     close: int | None = None
     abort: bool = False

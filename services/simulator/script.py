@@ -15,8 +15,8 @@ from voicebus.services.simulator.steps import Call, Plan, Question, Say
 class Course:
     """What happens with an event: the actions in their order; `go_on` is the event itself."""
 
-    event: Mapping[str, Any]
-    """The event, with what the scenario set and unset."""
+    event: Any
+    """The event, with what the scenario set and unset. A client may send what is no object."""
     actions: Sequence[Action]
 
 
@@ -49,7 +49,7 @@ class Script:
     def received(self, event: Any) -> Course:
         """The client sent this."""
         if not isinstance(event, Mapping):
-            return Course({}, _USUAL)
+            return Course(event, _USUAL)
         return self._course("receives", str(event.get("type")), event)
 
     def sending(self, event: Mapping[str, Any]) -> Course:
@@ -153,6 +153,7 @@ def _planned(rule: AnswerRule, question: Question) -> Plan:
         error=rule.error,
         delay_ms=rule.delay_ms,
         pace=rule.pace,
+        chunk_ms=rule.chunk_ms,
         never_ends=rule.never_ends,
         cut_after_ms=rule.cut_after_ms,
         interleaved=rule.interleaved,

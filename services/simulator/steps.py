@@ -205,6 +205,8 @@ class Plan:
     """Wait this long after `response.created`."""
     pace: float | None = None
     """Times real time; 0 is at once; None is the server's own pace."""
+    chunk_ms: int | None = None
+    """Sound in each event; None is the server's own."""
     never_ends: bool = False
     cut_after_ms: int | None = None
     """End, as `status` says, after this much sound of the first message."""

@@ -398,3 +398,48 @@ async def test_the_client_can_be_made_to_say_things_and_the_configuration_to_beg
     detection = got[0]["session"]["audio"]["input"]["turn_detection"]
     assert detection["silence_duration_ms"] == 200
     assert got[-1]["response"]["status"] == "completed"
+
+
+async def test_what_the_client_sent_can_be_changed_on_its_way_in() -> None:
+    scenario = """
+    [[on]]
+    receives = "conversation.item.create"
+    set = { "item.content.0.text" = "say goodbye" }
+    """
+    async with playing(scenario) as [socket]:
+        await say(socket, "say hello", "text")
+        done = (await events(socket, "response.done"))[-1]
+
+    assert "goodbye" in done["response"]["output"][0]["content"][0]["text"].lower()
+
+
+async def test_sound_can_come_in_pieces_of_any_size() -> None:
+    scenario = """
+    [[answer]]
+    say = "Long pieces."
+    tone_ms = 60_000
+    chunk_ms = 30_000
+    """
+    async with playing(scenario) as [socket]:
+        await say(socket, "Hello")
+        got = await events(socket, "response.done")
+    sizes = [len(e["delta"]) for e in got if e["type"] == "response.output_audio.delta"]
+
+    assert sizes == [30_000 * 48 * 4 // 3] * 2
+
+
+async def test_a_frame_can_come_in_pieces_and_need_not_be_utf_8() -> None:
+    scenario = """
+    [[on]]
+    sends = "response.created"
+    do = [{ fragments = ['{"type":', '"whole"}'] }, { text_bytes = "7bff7d" }]
+    """
+    async with playing(scenario) as [socket]:
+        await say(socket, "Hello")
+        got = await events(socket, "whole")
+        with pytest.raises(ConnectionClosedError) as closed:
+            await socket.recv()
+
+    assert got[-1] == {"type": "whole"}
+    assert closed.value.sent is not None
+    assert closed.value.sent.code == 1007
