@@ -315,6 +315,9 @@ class Reception:
                 f"(can: {', '.join(sorted(UPDATABLE))})",
             )
         config, _ = configuration.check(data.config, conversation.state.config)
+        cannot = configuration.unsupported(config, conversation.state.capabilities)
+        if cannot is not None:
+            raise Refused("unsupported", cannot)
         tools = configuration.resolve(config.tools, self._house.pool.catalogue)
         if "tools" in data.config and tools.missing:
             raise Refused("tool_unavailable", f"no worker offers {', '.join(tools.missing)}")
