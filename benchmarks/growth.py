@@ -127,7 +127,13 @@ def _long(result: Result, scale: Scale) -> Table:
 def _events(result: Result, scale: Scale) -> Table:
     table = Table(
         "An event through the session process",
-        ("subscribers", "run", "events per s", "CPU us per event", "transport us per event"),
+        (
+            "subscribers",
+            "run",
+            "deliveries per s",
+            "CPU us per delivery",
+            "transport us per delivery",
+        ),
         note="Transcripts through one session at 200 to 1000 a second: provider frame, link, "
         "decision, journal, publication, acknowledgement; CPU of all threads, ZeroMQ's included.",
     )

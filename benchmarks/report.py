@@ -90,14 +90,25 @@ def draw(path: Path, figures: Mapping[str, list[float]]) -> None:
         list(stalls),
         list(dict.fromkeys(case for one in stalls.values() for case in one)),
     )
+    heard = [age for one in stalls.values() for age in one.values() if not math.isnan(age)]
     for number, client in enumerate(clients):
         width = 0.8 / len(clients)
-        places = [index + number * width - 0.4 + width / 2 for index in range(len(cases))]
-        left.bar(places, [stalls[client].get(case, 0.0) for case in cases], width, label=client)
+        for index, case in enumerate(cases):
+            age = stalls[client].get(case, 0.0)
+            silent = math.isnan(age)
+            left.bar(
+                index + number * width - 0.4 + width / 2,
+                max(heard, default=1.0) if silent else age,
+                width,
+                label=client if index == 0 else None,
+                color=f"C{number}",
+                alpha=0.4 if silent else 1.0,
+                hatch="xx" if silent else None,
+            )
     left.set_yscale("log")
     left.set_xticks(range(len(cases)), cases, rotation=15)
     left.set_ylabel("age of sound, p99, ms")
-    left.set_title("While a tool runs")
+    left.set_title("While a tool runs (hatched: nothing was heard at all)")
     if clients:
         left.axhline(20, linewidth=0.8, linestyle=":", color="gray")
         left.legend(fontsize=8)
