@@ -109,7 +109,7 @@ def _long(result: Result, scale: Scale) -> Table:
     table = Table(
         f"A conversation of {scale.minutes} minutes: cost of a minute",
         ("part", "run", "first tenth ms", "last tenth ms", "ratio"),
-        note="CPU of a minute (eight turns of 49 inputs each) fed through core and journal as fast "
+        note="CPU of a minute (eight turns of 54 inputs each) fed through core and journal as fast "
         "as it goes, a commit for every four inputs.",
     )
     for run_number in range(scale.repeats):
