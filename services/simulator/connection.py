@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urlsplit
 
@@ -36,6 +37,8 @@ from voicebus.services.simulator.steps import (
     StopAnswering,
 )
 
+_INJECTED = frozenset({"client", "speech_began_ms", "speech_ended_ms", "expire"})
+"""Actions that change the conversation, which then says something itself."""
 WAITING_FRAMES = 64
 """Performers wait while so many frames have not been written."""
 FLOOD_FRAMES = 4096
@@ -170,11 +173,15 @@ class Connection:
         if len(course.actions) == 1 and course.actions[0].go_on:
             await self._take(course.event)
             return
+        meanwhile: list[Action] = []
         for action in course.actions:
             if action.go_on:
+                self._act(meanwhile, course.event)
+                meanwhile = []
                 await self._take(course.event)
             else:
-                self._act((action,), course.event)
+                meanwhile.append(action)
+        self._act(meanwhile, course.event)
 
     async def _take(self, event: Any) -> None:
         kind = event.get("type") if isinstance(event, dict) else None
@@ -285,7 +292,11 @@ class Connection:
         self._act(actions, {})
 
     def _act(self, actions: Sequence[Action], event: Mapping[str, Any]) -> None:
-        for action in actions:
+        for n, action in enumerate(actions):
+            if _INJECTED.intersection(action.kinds()):
+                # What it makes the server say comes before what the scenario does next.
+                self._post(partial(self._inject, action, actions[n + 1 :], event))
+                return
             for _ in range(action.times):
                 self._act_once(action, event)
 
@@ -327,9 +338,16 @@ class Connection:
                     self._post(frame)
                 self._held.clear()
             case _:
-                self._post(lambda: self._inject(action, event))
+                pass  # `_act` has injected it.
 
-    async def _inject(self, action: Action, event: Mapping[str, Any]) -> None:
+    async def _inject(
+        self, action: Action, rest: Sequence[Action], event: Mapping[str, Any]
+    ) -> None:
+        for _ in range(action.times):
+            self._inject_once(action, event)
+        self._act(rest, event)
+
+    def _inject_once(self, action: Action, event: Mapping[str, Any]) -> None:
         now_s = self._loop.time()
         if action.client is not None:
             said = filled(action.client, self._conversation.ids, event)

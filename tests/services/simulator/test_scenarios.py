@@ -443,3 +443,22 @@ async def test_a_frame_can_come_in_pieces_and_need_not_be_utf_8() -> None:
     assert got[-1] == {"type": "whole"}
     assert closed.value.sent is not None
     assert closed.value.sent.code == 1007
+
+
+async def test_what_an_action_makes_the_server_say_comes_before_the_next_action() -> None:
+    scenario = """
+    [[on]]
+    receives = "input_audio_buffer.append"
+    do = [{ speech_began_ms = 0 }, { send = { type = "between" } }, { speech_ended_ms = 200 }]
+    """
+    async with playing(scenario) as [socket]:
+        append = {"type": "input_audio_buffer.append", "audio": "AAAA" * 4800}
+        await socket.send(json.dumps(append))
+        got = types(await events(socket, "input_audio_buffer.committed"))
+
+    assert got[1:] == [
+        "input_audio_buffer.speech_started",
+        "between",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+    ]
