@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from tests.end_to_end.support import Caller, Scene, scene
 from tests.end_to_end.support_provider import free_port
 from voicebus.cli.testing import Stack
+from voicebus.services.simulator.scenario import Rule
 from voicebus.services.simulator.server import Options, load_scenario, running
 
 SCENARIOS = Path(__file__).parent
@@ -19,13 +22,26 @@ ASK = {"type": "function", "name": "ask_me", "description": "Ask the caller's ow
 
 
 @contextlib.asynccontextmanager
-async def playing(cell: Stack, name: str) -> AsyncIterator[Scene]:
-    """A scene whose provider plays that scenario: one of this folder, or a built-in one."""
+async def playing(cell: Stack, name: str, *, hurry: int = 1) -> AsyncIterator[Scene]:
+    """A scene whose provider plays that scenario: one of this folder, or a built-in one.
+
+    `hurry`: its waits are so many times shorter than the file says.
+    """
     file = SCENARIOS / f"{name}.toml"
     scenario = load_scenario(str(file) if file.is_file() else name)
+    if hurry != 1:
+        scenario = replace(scenario, on=[_hurried(rule, hurry) for rule in scenario.on])
     options = Options(port=PORT, pace=0).with_scenario(scenario)
     async with running(options), scene(cell) as on:
         yield on
+
+
+def _hurried(rule: Rule, times: int) -> Rule:
+    deeds = [
+        deed if deed.wait_ms is None else replace(deed, wait_ms=deed.wait_ms // times)
+        for deed in rule.do
+    ]
+    return replace(rule, do=deeds)
 
 
 @contextlib.asynccontextmanager
