@@ -183,9 +183,12 @@ class App(Child):
         options = ["--url", url, "--run-dir", str(run_dir), "--sessions", str(sessions)]
         options += ["--out", self._out, "--style", style, *(["--talk"] if talk else [])]
         super().__init__([*command, *options], environment)
-        said = self.line()
-        while said != "ready":
-            said = self.line()
+        try:
+            while self.line() != "ready":
+                pass
+        except Broken:
+            self.process.kill()  # it may be waiting for a provider that has gone
+            raise
 
     def stop(self) -> Came:
         """End it; what it has measured."""
