@@ -95,6 +95,4 @@ class SoundRefused(Message, frozen=True, kw_only=True):
     """So many since this reason was last told."""
 
 
-SOUND = registry(
-    AssistantAudioDelta, AudioEnd, AudioFlush, CallerAudio, SoundIn, SoundRefused
-)
+SOUND = registry(AssistantAudioDelta, AudioEnd, AudioFlush, CallerAudio, SoundIn, SoundRefused)
