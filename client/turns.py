@@ -45,6 +45,9 @@ def fold(turns: Turns, data: Data) -> Turns:
             return replace(turns, is_speaking=True)
         case events.UserSpeechStopped():
             return replace(turns, is_speaking=False, is_due=True)
+        case events.SessionResumed():
+            # The connection that heard the caller begin is gone; nothing will tell the end.
+            return replace(turns, is_speaking=False)
         case events.AssistantTurnStarted(turn_id=turn):
             return replace(turns, is_due=False, responses=turns.responses | {turn})
         case events.AssistantTurnCompleted(turn_id=turn, status=status):

@@ -88,3 +88,13 @@ def test_the_last_answer_is_remembered_with_its_status() -> None:
 
     assert turns.last is not None
     assert turns.last.status == "failed"
+
+
+def test_speech_that_a_lost_connection_cut_off_is_over_on_the_next() -> None:
+    turns = fold(Turns(), events.UserSpeechStarted(at_ms=0, item_id="u1"))
+    resumed = events.SessionResumed(
+        transport="transport-0", audio_in="ipc://in", audio_out="ipc://out", history="complete"
+    )
+
+    assert not turns.is_quiet
+    assert fold(turns, resumed).is_quiet
