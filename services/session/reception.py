@@ -263,12 +263,17 @@ class Reception:
                 transport=transport.transport,
                 token=token,
                 vendor=translator.name,
-                model=config.model or self._settings.model or translator.default_model,
+                model=config.model or self._model_of(translator),
                 opened=msgspec.to_builtins(opened),
                 longest_session_s=translator.capabilities.longest_session_s,
                 capabilities=translator.capabilities,
             ),
         )
+
+    def _model_of(self, translator: Translator) -> str:
+        """The setting names a model of OpenAI's; another vendor is asked for one of its own."""
+        is_named = translator.default_model == SessionSettings().model
+        return self._settings.model if is_named else translator.default_model
 
     def _least_loaded(self) -> TransportLink:
         load = dict.fromkeys(self._house.links, 0)
