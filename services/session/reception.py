@@ -265,7 +265,6 @@ class Reception:
                 vendor=translator.name,
                 model=config.model or self._model_of(translator),
                 opened=msgspec.to_builtins(opened),
-                longest_session_s=translator.capabilities.longest_session_s,
                 capabilities=translator.capabilities,
             ),
         )

@@ -37,8 +37,6 @@ class SessionRequested(Input, frozen=True, kw_only=True):
     model: str
     opened: dict[str, Any]
     """The data of the reply."""
-    longest_session_s: float | None = None
-    """How long the provider keeps a connection at most."""
     capabilities: Capabilities = Capabilities()
 
 

@@ -47,7 +47,6 @@ def requested(d: Draft, event: i.SessionRequested) -> None:
     d.s.opened_us = d.now_us
     d.s.tokens_granted = {event.token: True}
     d.s.sound = (str(event.opened.get("audio_in", "")), str(event.opened.get("audio_out", "")))
-    d.s.longest_session_s = event.longest_session_s
     d.s.generation = 1
     _enter(d, "connecting")
     renew(d)

@@ -164,8 +164,9 @@ def plan_rotation(d: Draft) -> None:
     ends = []
     if d.s.expires_at:
         ends.append(d.s.expires_at * 1_000_000)
-    if d.s.longest_session_s:
-        ends.append(d.now_us + int(d.s.longest_session_s * 1_000_000))
+    longest_s = d.s.capabilities.longest_session_s
+    if longest_s:
+        ends.append(d.now_us + int(longest_s * 1_000_000))
     # A date in the past is a wrong clock somewhere, not a reason to rotate for ever.
     ends = [end_us for end_us in ends if end_us > d.now_us]
     if not ends:

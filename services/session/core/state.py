@@ -202,7 +202,6 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     tokens_granted: dict[str, bool] = {}
     sound: tuple[str, str] = ("", "")
     """Endpoints of the transport for sound in and out."""
-    longest_session_s: float | None = None
     expires_us: int = 0
     rotate_us: int = 0
     expiring_told: bool = False

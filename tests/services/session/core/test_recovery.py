@@ -14,6 +14,7 @@ from voicebus.bus.messages.events import (
 )
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core.capabilities import Capabilities
 from voicebus.services.session.core.recovery import BACKOFF_US, UNTRANSCRIBED
 from voicebus.services.session.core.state import State
 from voicebus.services.session.testing import (
@@ -515,7 +516,7 @@ def test_the_longest_life_that_is_known_beforehand_ends_a_connection_too() -> No
         vendor="v",
         model="m",
         opened={},
-        longest_session_s=600,
+        capabilities=Capabilities(longest_session_s=600),
     )
     stage = Stage(ready=False)
     stage.state = State()
