@@ -501,6 +501,14 @@ def user_stopped(d: Draft, provider_responds: bool) -> None:
     pump(d)
 
 
+def user_turn_over(d: Draft) -> None:
+    """The provider will answer this turn, unless a response that nobody stopped is in the way: it
+    tries once and does not come back to it, so the answer is asked for after that one."""
+    response = active_default(d)
+    if response is not None and not response.interrupted and not response.cancelling:
+        want(d, automatic=True)
+
+
 def expire(d: Draft) -> list[i.ResponseDone]:
     """The watchdogs. Returns the responses that are given up: they are over."""
     if d.s.speaking_us and d.now_us >= d.s.speaking_us + SPEECH_US:

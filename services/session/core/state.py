@@ -164,6 +164,13 @@ class ItemRecord(Part, frozen=True, kw_only=True):
     done: bool = False
 
 
+class Speech(Part, frozen=True, kw_only=True):
+    """A piece of the caller's speech, by the item that it becomes."""
+
+    item_id: str
+    over: bool = False
+
+
 class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """A conversation."""
 
@@ -237,6 +244,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     speaking_us: int = 0
     """Since when the caller speaks: nothing automatic begins now. 0 for silence."""
+    speech: Speech | None = None
+    """What the caller said last or is saying: told twice, it is published once."""
 
     # calls
     calls: dict[str, Call] = {}

@@ -28,7 +28,7 @@ from voicebus.services.session.core import (
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft
-from voicebus.services.session.core.state import State
+from voicebus.services.session.core.state import Speech, State
 from voicebus.services.session.core.turn_taking import provider_responds
 
 HARMLESS = frozenset({"truncate_item", "delete_item", "cancel_response"})
@@ -126,13 +126,21 @@ def _session_updated(d: Draft, event: i.ProviderSessionUpdated) -> None:
 
 def _speech_started(d: Draft, event: i.SpeechStarted) -> None:
     responses.user_started(d)
-    d.publish(UserSpeechStarted(at_ms=event.at_ms, item_id=event.item_id))
+    if _is_news(d, event.item_id, over=False):
+        d.publish(UserSpeechStarted(at_ms=event.at_ms, item_id=event.item_id))
     interruption.barge_in(d)
 
 
 def _speech_stopped(d: Draft, event: i.SpeechStopped) -> None:
-    d.publish(UserSpeechStopped(at_ms=event.at_ms, item_id=event.item_id))
+    if _is_news(d, event.item_id, over=True):
+        d.publish(UserSpeechStopped(at_ms=event.at_ms, item_id=event.item_id))
     responses.user_stopped(d, provider_responds(d.s.config))
+
+
+def _is_news(d: Draft, item_id: str | None, *, over: bool) -> bool:
+    """Whether a beginning or an end of speech was not told before. Without an id all are."""
+    before, d.s.speech = d.s.speech, Speech(item_id=item_id, over=over) if item_id else None
+    return item_id is None or before != d.s.speech
 
 
 def _input_committed(d: Draft, event: i.InputCommitted) -> None:
@@ -141,6 +149,8 @@ def _input_committed(d: Draft, event: i.InputCommitted) -> None:
     items.committed(d, event)
     if d.s.speaking_us:  # its end was not told
         responses.user_stopped(d, provider_responds(d.s.config))
+    if d.s.unanswered:
+        responses.user_turn_over(d)
 
 
 def _item_deleted(d: Draft, event: i.ItemDeleted) -> None:

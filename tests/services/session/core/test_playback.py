@@ -212,7 +212,7 @@ def test_two_starts_of_speech_truncate_once() -> None:
     effects = stage.wait(1)
 
     assert edits(effects) == [fx.TruncateItem("m1", 0, 1000)]
-    assert stage.play(speech_started()) != []
+    assert stage.play(speech_started(item="u2")) != []
     assert edits(stage.wait(1)) == []
 
 

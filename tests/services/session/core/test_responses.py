@@ -179,6 +179,33 @@ def test_a_committed_turn_ends_the_speech_whose_end_was_not_told() -> None:
     assert stage.state.speaking_us == 0
 
 
+def test_a_turn_that_ended_during_a_response_is_answered_after_it() -> None:
+    stage = Stage(SessionConfig(turn_detection=ServerVad(interrupt_response=False)))
+    stage.play(created("r1"), speech_started(), speech_stopped())
+    assert of(stage.play(i.InputCommitted(item_id="u1")), fx.CreateResponse) == []
+    stage.play(refused("already_active"))
+
+    assert len(of(stage.play(done("r1")), fx.CreateResponse)) == 1
+
+
+def test_a_turn_that_ended_during_a_response_is_answered_once_if_the_provider_does() -> None:
+    stage = Stage(SessionConfig(turn_detection=ServerVad(interrupt_response=False)))
+    stage.play(created("r1"), i.InputCommitted(item_id="u1"))
+    stage.play(created("r0"), done("r0"))
+
+    assert of(stage.play(done("r1")), fx.CreateResponse) == []
+
+
+@pytest.mark.parametrize("vad", [ServerVad(), ServerVad(create_response=False)])
+def test_a_turn_that_the_provider_answers_or_shall_not_answer_is_not_asked_for(
+    vad: ServerVad,
+) -> None:
+    stage = Stage(SessionConfig(turn_detection=vad))
+    stage.play(created("r1"), speech_started(), speech_stopped(), i.InputCommitted(item_id="u1"))
+
+    assert of(stage.play(done("r1", "cancelled")), fx.CreateResponse) == []
+
+
 # --- refusals ---------------------------------------------------------------------------------
 
 

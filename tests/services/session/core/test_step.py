@@ -78,6 +78,27 @@ def test_speech_is_told_with_the_providers_clock() -> None:
     ]
 
 
+def test_speech_that_is_told_twice_is_published_once() -> None:
+    stage = Stage()
+
+    effects = stage.play(
+        *(speech_started(250), speech_started(250)),
+        *(speech_stopped(900), speech_stopped(900)),
+        speech_started(1500, "u2"),
+    )
+
+    assert [event.at_ms for event in of(effects, UserSpeechStarted)] == [250, 1500]
+    assert [event.at_ms for event in of(effects, UserSpeechStopped)] == [900]
+
+
+def test_speech_without_an_item_is_always_told() -> None:
+    stage = Stage()
+
+    effects = stage.play(speech_started(1, None), speech_started(2, None))
+
+    assert len(events(effects)) == 2
+
+
 def test_the_callers_words_are_told_piece_by_piece_and_whole() -> None:
     stage = Stage()
 
