@@ -90,9 +90,10 @@ def make(wish: Wish) -> Plan:
 
     endpoints = folders.endpoints(wish.run_dir, given)
     cell, transport = loader.load(TransportSettings, given, {})
-    for name, section in SECTIONS.items():
+    for section in SECTIONS.values():
         loader.load(section, given, {})
-        _one_each(name, cell)
+    _one_tool_host(cell)
+    given["VOICEBUS_TRANSPORTS"], given["VOICEBUS_SHARDS"] = str(cell.transports), str(cell.shards)
     given["VOICEBUS_DATA"] = str(folders.data(wish.run_dir, given))
     given["VOICEBUS_RUN"] = str(endpoints.run_dir)
     given.setdefault("VOICEBUS_PYTHON", sys.executable)
@@ -133,17 +134,21 @@ def make(wish: Wish) -> Plan:
         endpoints=endpoints,
         environment=given,
         key=key,
+    _, recorder = loader.load(RecorderSettings, given, {})
+    given["VOICEBUS_RECORDER"] = "true" if recorder.folder else "false"
+    if recorder.folder:
+        folder = Path(recorder.folder).expanduser().absolute()
+        given["VOICEBUS_RECORDER_FOLDER"] = str(folder)
         provider=given.get(PROVIDER_URL, transport.provider_url),
         simulator=use_simulator,
     )
 
 
-def _one_each(section: str, cell: CellSettings) -> None:
-    counts = {"session": cell.shards, "transport": cell.transports, "toolhost": cell.toolhosts}
-    if counts.get(section, 1) != 1:
+def _one_tool_host(cell: CellSettings) -> None:
+    if cell.toolhosts != 1:
         raise Problem(
-            f"the settings ask for {counts[section]} {section} processes; supervisord.conf starts "
-            "one of each: leave shards, transports and toolhosts at 1"
+            f"the settings ask for {cell.toolhosts} tool hosts; supervisord.conf starts one: leave "
+            "cell.toolhosts (VOICEBUS_TOOLHOSTS) at 1 and give it more runners (toolhost.runners)"
         )
 
 

@@ -10,6 +10,8 @@ import msgspec
 from msgspec import Meta
 
 Count = Annotated[int, Meta(ge=1)]
+Several = Annotated[int, Meta(ge=1, le=32)]
+"""Processes of one role: each session process is connected with each transport."""
 Seconds = Annotated[float, Meta(ge=0)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
@@ -25,10 +27,12 @@ class CellSettings(Settings, frozen=True, kw_only=True):
     """The run folder: sockets, locks, the provider's key. Mode 0700."""
     data: str = "var/data"
     """The journal. Mode 0700: it holds what people said."""
-    shards: Count = 1
+    shards: Several = 1
     """How many session processes there are."""
-    transports: Count = 1
+    transports: Several = 1
+    """How many processes carry the sound; each can use one core."""
     toolhosts: Count = 1
+    """`voicebus up` starts one: it has as many runners as you like."""
     log_level: str = "info"
 
 

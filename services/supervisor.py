@@ -63,6 +63,8 @@ class Supervisor:
     def __init__(self, run_dir: Path, *, answer_s: float = ANSWER_S) -> None:
         self._path = run_dir / SOCKET
         self._answer_s = answer_s
+        self._groups: dict[str, str] = {}
+        """Where supervisord keeps each program: several of a role are one group of its."""
 
     def pid(self) -> int | None:
         """Its process, None if none listens. Raises Silent."""
@@ -86,6 +88,8 @@ class Supervisor:
 
     def now(self) -> dict[str, Program]:
         """All programs by name, in no order; cheaper. Raises Silent, OSError."""
+        told: list[dict[str, Any]] = self._call("supervisor.getAllProcessInfo")
+        self._groups = {one["name"]: one["group"] for one in told}
         found = [
             Program(
                 name=one["name"],
@@ -96,7 +100,7 @@ class Supervisor:
                 log=Path(one["stdout_logfile"] or one["stderr_logfile"]),
                 running_s=max(0, one["now"] - one["start"]) if one["pid"] else 0,
             )
-            for one in self._call("supervisor.getAllProcessInfo")
+            for one in told
         ]
         return {one.name: one for one in found}
 
@@ -106,23 +110,30 @@ class Supervisor:
 
     def start(self, name: str, *, wait: bool = True) -> None:
         """Start one program. Does nothing when it runs. Raises Silent, OSError, Fault."""
-        self._call("supervisor.startProcess", name, wait)
+        self._call("supervisor.startProcess", self._full(name), wait)
 
     def stop(self, name: str, *, within_s: float = 60.0) -> None:
         """Stop one program and wait for its end. Does nothing when it does not run."""
         try:
-            self._call("supervisor.stopProcess", name, True, within_s=within_s)
+            self._call("supervisor.stopProcess", self._full(name), True, within_s=within_s)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != NOT_RUNNING:
                 raise
 
     def send_signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one program that runs. Raises Silent, OSError, Fault."""
-        self._call("supervisor.signalProcess", name, number.name.removeprefix("SIG"))
+        word = number.name.removeprefix("SIG")
+        self._call("supervisor.signalProcess", self._full(name), word)
 
     def shut_down(self) -> None:
         """Tell supervisord to stop everything and to end. Does not wait."""
         self._call("supervisor.shutdown")
+
+    def _full(self, name: str) -> str:
+        """`session:session-0`: supervisord wants the group, too."""
+        if name not in self._groups:
+            self.now()
+        return f"{self._groups.get(name, name)}:{name}"
 
     def _configured(self) -> list[dict[str, Any]]:
         configured: list[dict[str, Any]] = self._call("supervisor.getAllConfigInfo")

@@ -41,8 +41,8 @@ def test_every_role_is_a_program_with_what_supervision_needs() -> None:
     by_priority = sorted(programs, key=lambda name: int(programs[name]["priority"]))
     assert by_priority == [
         "simulator-0",
-        "transport-0",
-        "session-0",
+        "transport",
+        "session",
         "dispatcher-0",
         "toolhost-0",
         "toolhost-1",
@@ -54,7 +54,8 @@ def test_every_role_is_a_program_with_what_supervision_needs() -> None:
         assert program["killasgroup"] == "true"
         assert program.get("stopasgroup", "false") == "false"
         assert program["redirect_stderr"] == "true"
-        assert program["stdout_logfile"] == f"%(ENV_VOICEBUS_RUN)s/{name}.log"
+        process = program.get("process_name", name)
+        assert program["stdout_logfile"] == f"%(ENV_VOICEBUS_RUN)s/{process}.log"
         assert program["serverurl"] == ""
     listener = conf["eventlistener:health-0"]
     assert listener["stdout_logfile"] == "NONE"  # supervisord's protocol, and nothing else
@@ -64,6 +65,17 @@ def test_every_role_is_a_program_with_what_supervision_needs() -> None:
 
 def test_nothing_names_a_registry() -> None:
     for name in ("Makefile", ".ci/run", "pyproject.toml"):
+def test_several_transports_and_session_processes_are_called_as_one_of_each_is() -> None:
+    conf = configparser.RawConfigParser(inline_comment_prefixes=(" ;",))
+    conf.read(ROOT / "supervisord.conf")
+    for role, count in (("transport", "TRANSPORTS"), ("session", "SHARDS")):
+        program = conf[f"program:{role}"]
+
+        assert program["process_name"] == f"{role}-%(process_num)d"
+        assert program["numprocs"] == f"%(ENV_VOICEBUS_{count})s"
+        assert program["command"].endswith("--instance %(process_num)d")
+
+
         text = (ROOT / name).read_text("utf-8")
         assert "index-url" not in text
         assert "find-links" not in text

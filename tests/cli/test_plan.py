@@ -176,9 +176,25 @@ def test_settings_of_every_role_are_checked_before_anything_starts(run_dir: Path
         made(run_dir, environment={"VOICEBUS_TOOLHOST_RUNNERS": "many"})
 
 
-def test_more_shards_than_the_configuration_starts_are_a_problem(run_dir: Path) -> None:
-    with pytest.raises(Problem, match="ask for 2 session processes"):
-        made(run_dir, environment={"VOICEBUS_SHARDS": "2"})
+def test_the_numbers_of_transports_and_shards_reach_supervisord_and_every_process(
+    run_dir: Path,
+) -> None:
+    planned = made(run_dir, environment={"VOICEBUS_SHARDS": "2", "VOICEBUS_TRANSPORTS": "3"})
+
+    assert planned.environment["VOICEBUS_SHARDS"] == "2"
+    assert planned.environment["VOICEBUS_TRANSPORTS"] == "3"
+    assert made(run_dir).environment["VOICEBUS_TRANSPORTS"] == "1"
+
+
+@pytest.mark.parametrize("name", ["VOICEBUS_SHARDS", "VOICEBUS_TRANSPORTS"])
+def test_more_processes_than_a_cell_is_made_for_are_refused(run_dir: Path, name: str) -> None:
+    with pytest.raises(BadSettings, match=f"{name}='33': Expected `int` <= 32"):
+        made(run_dir, environment={name: "33"})
+
+
+def test_a_second_tool_host_is_refused_with_what_to_do_instead(run_dir: Path) -> None:
+    with pytest.raises(Problem, match=r"ask for 2 tool hosts.*runners"):
+        made(run_dir, environment={"VOICEBUS_TOOLHOSTS": "2"})
 
 
 def test_the_processes_run_in_the_same_python(run_dir: Path) -> None:
