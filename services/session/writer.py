@@ -9,12 +9,9 @@ import structlog
 
 from voicebus.services.session.conversation import Work
 from voicebus.services.session.journal import Commit, Journal
+from voicebus.services.session.pace import Pace
 
 log = structlog.get_logger("session.writer")
-
-TOGETHER_S = 0.002
-"""The first decision is committed at once, those that follow it so soon together: a commit costs
-two changes of thread, a transaction and an acknowledgement, whatever is in it."""
 
 BACKLOG_BYTES = 256 * 1024 * 1024
 
@@ -43,6 +40,7 @@ class Writer:
         self._backlog: list[Commit] = []
         """What the journal could not take; written first when it can again."""
         self._backlog_bytes = 0
+        self._pace = Pace()
         self.usable = True
 
     def wake(self) -> None:
@@ -54,11 +52,10 @@ class Writer:
         try:
             loop = asyncio.get_running_loop()
             while batch := self._collect():
-                began = loop.time()
+                self._pace.commit(loop.time())
                 safe = await self._write([work.commit for work in batch])
                 self._committed(batch, safe)
-                rest_s = began + TOGETHER_S - loop.time()
-                if rest_s > 0:
+                if rest_s := self._pace.rest_s(loop.time()):
                     await asyncio.sleep(rest_s)
         finally:
             self._busy = None
