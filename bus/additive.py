@@ -106,6 +106,7 @@ def _flatten(schema: Schema, into: _Flat) -> None:
         into.names |= {json.dumps(value) for value in schema["enum"]}
     elif "const" in schema:
         into.names.add(json.dumps(schema["const"]))
+        into.shapes |= {schema["type"]} if "type" in schema else set()
     elif "$ref" in schema:
         into.shapes.add(str(schema["$ref"]))
     elif schema.get("type") == "array":

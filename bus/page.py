@@ -167,7 +167,7 @@ def example_of(plane: Plane, name: str, of: type[Message]) -> dict[str, Any]:
     if plane.name == "commands":
         envelope = reference.example(commands.Command)
         if name in commands.SHARD_COMMANDS:
-            envelope["session_id"] = None
+            envelope["session_id"] = envelope["token"] = None
         return envelope | {"command": name, "data": reference.example(of)}
     return reference.example(of)
 

@@ -6,6 +6,7 @@ python -P -m voicebus.bus.schemas           write them
 python -P -m voicebus.bus.schemas --check   say what is stale, exit 1 if anything is
 """
 
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -61,7 +62,19 @@ def _components(*types: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             if field in note:
                 # Beside a $ref or an anyOf a description is allowed, and means this field.
                 defs[name]["properties"][field] = {**schema, "description": note[field]}
+    for definition in defs.values():
+        if "description" in definition:
+            # Up to Python 3.12 a docstring keeps its indentation, from 3.13 on it does not.
+            definition["description"] = inspect.cleandoc(definition["description"])
+        _fix_kind(definition)
     return list(refs), defs
+
+
+def _fix_kind(definition: dict[str, Any]) -> None:
+    """A message that has a `kind` of its own has no other: one alternative fits, not several."""
+    kind = definition.get("properties", {}).get("kind", {})
+    if "default" in kind:
+        kind["const"] = kind["default"]
 
 
 def _replies() -> dict[str, Any]:

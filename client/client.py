@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from voicebus.bus import ids
 from voicebus.bus.endpoints import Endpoints
@@ -14,10 +14,7 @@ from voicebus.bus.sockets import Keys, Sockets
 from voicebus.client.commands import DEADLINE_S, Commander
 from voicebus.client.errors import ClientError
 from voicebus.client.logs import log
-from voicebus.client.session import RealtimeSession, as_config
-
-Right = Literal["talk", "listen", "command"]
-EVERY_RIGHT: tuple[Right, ...] = ("talk", "listen", "command")
+from voicebus.client.session import EVERY_RIGHT, RealtimeSession, Right, as_config
 
 
 class RealtimeClient:
@@ -76,7 +73,8 @@ class RealtimeClient:
         """Join a session that exists; leaving it does not end it.
 
         Whoever joins with the right to talk is its talker from then on: its lease and the reports
-        of what was heard are his. Listeners leave `talk` out.
+        of what was heard are his. Who only listens asks for `rights=("listen",)`: then everything
+        that would change the session raises CommandRefused, and it does not keep it alive.
         `from_seq`: where its events begin here; None for only what is new.
         """
         return Joining(lambda: self._attach(session_id, rights, from_seq))
@@ -146,7 +144,13 @@ class RealtimeClient:
         state = await self._ask(shard, "snapshot", session_id=session_id)
         config = state.get("config", {}) if isinstance(state, dict) else {}
         session = RealtimeSession(
-            self.sockets(), self.commander, opened, config=config, from_seq=from_seq, owns=False
+            self.sockets(),
+            self.commander,
+            opened,
+            config=config,
+            from_seq=from_seq,
+            owns=False,
+            rights=rights,
         )
         return await _joined(session, session.detach)
 

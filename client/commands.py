@@ -39,6 +39,7 @@ class Commander:
         data: dict[str, Any] | None = None,
         *,
         session_id: str | None = None,
+        token: str | None = None,
         id: str | None = None,
         deadline_s: float = DEADLINE_S,
     ) -> Reply:
@@ -48,7 +49,11 @@ class Commander:
         twice for one id, so this is always safe.
         """
         request = Command(
-            id=id or ids.ulid(), command=command, session_id=session_id, data=data or {}
+            id=id or ids.ulid(),
+            command=command,
+            session_id=session_id,
+            token=token,
+            data=data or {},
         )
         frames = [encode(request)]
         loop = asyncio.get_running_loop()

@@ -143,7 +143,7 @@ class Playback:
             if report.state != "playing":
                 self._over.add((report.item_id, report.content_index))
                 self._due.discard((report.item_id, report.content_index))
-            if not self._session.is_over:
+            if self._session.reports_playback and not self._session.is_over:
                 self._session.in_background(self._report(report))
         self._settle()
 

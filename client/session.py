@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterable, Awaitable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -20,7 +20,13 @@ from voicebus.bus.messages.commands import (
 from voicebus.bus.messages.sound import RATE_HZ, AudioFormat
 from voicebus.bus.sockets import Sockets, Subscriber
 from voicebus.client.commands import DEADLINE_S, Commander
-from voicebus.client.errors import BadSound, ClientError, NobodyAnswers, SessionGone
+from voicebus.client.errors import (
+    BadSound,
+    ClientError,
+    CommandRefused,
+    NobodyAnswers,
+    SessionGone,
+)
 from voicebus.client.events import Event, RawEvent, decode_raw
 from voicebus.client.events import decode as decode_event
 from voicebus.client.feed import Feed
@@ -35,6 +41,8 @@ RAW_KEPT = 1000
 SOUND_KEPT_BYTES = 16 * 1024 * 1024
 """Almost six minutes of pcm16; more than that means that nobody reads it."""
 JOIN_S = 5.0
+Right = Literal["talk", "listen", "command"]
+EVERY_RIGHT: tuple[Right, ...] = ("talk", "listen", "command")
 FAREWELL_S = 3.0
 
 
@@ -54,6 +62,7 @@ class RealtimeSession:
         config: dict[str, Any],
         from_seq: int | None = 1,
         owns: bool = True,
+        rights: tuple[Right, ...] = EVERY_RIGHT,
     ) -> None:
         """`owns`: leaving the context closes the session; else it only stops listening."""
         shard = ids.shard_of(opened.session_id)
@@ -62,6 +71,8 @@ class RealtimeSession:
         self.id = opened.session_id
         self.warnings = tuple(opened.warnings)
         """What the session said about the configuration."""
+        self.rights = rights
+        """What this program may do here; the session and the transport refuse the rest."""
         self.output_format: AudioFormat = config.get("output_audio_format", "pcm16")
         self._shard = shard
         self._sockets = sockets
@@ -171,7 +182,11 @@ class RealtimeSession:
         With `rate_hz` 16-bit samples at that rate are resampled to the provider's (extra `audio`).
         The number of the last frame. Raises BadSound for half a sample. The transport gives no
         reply to sound; it holds up to two seconds until the provider is ready.
+        Raises CommandRefused without the right to talk.
         """
+        if "talk" not in self.rights:
+            text = f"session {self.id} was joined without the right to talk; attach with it"
+            raise CommandRefused("send_audio", "not_allowed", text, retry=False)
         self._sign()
         if isinstance(sound, bytes | bytearray | memoryview):
             return self._say(bytes(sound), rate_hz)
@@ -248,6 +263,11 @@ class RealtimeSession:
     ) -> None:
         """What the player has played: every 250 ms and at each stop."""
         await self._ask("report_playback", plain(report), deadline_s=deadline_s)
+
+    @property
+    def reports_playback(self) -> bool:
+        """Whether what its player plays counts as heard: a mere listener's does not."""
+        return "talk" in self.rights or "command" in self.rights
 
     @property
     def is_over(self) -> bool:
@@ -346,7 +366,13 @@ class RealtimeSession:
     ) -> Any:
         self._sign()
         reply = await self._commander.ask(
-            self._shard, command, data, session_id=self.id, id=id, deadline_s=deadline_s
+            self._shard,
+            command,
+            data,
+            session_id=self.id,
+            token=self._opened.token,
+            id=id,
+            deadline_s=deadline_s,
         )
         return reply.data
 

@@ -63,6 +63,8 @@ class Command(Message, frozen=True, kw_only=True):
     """A ULID or UUID of the client's."""
     command: str
     session_id: str | None = None
+    token: str | None = None
+    """Of `open` or `attach`: the command may do what its rights allow. None: everything."""
     data: dict[str, Any] = {}
 
 
@@ -155,6 +157,8 @@ class SessionConfig(Message, frozen=True, kw_only=True):
     max_tokens_total: int | None = None
     tool_timeout_s: float | None = None
     """The longest that any call of this session may take; None leaves it to the tools."""
+    approval_timeout_s: float = 60.0
+    """How long a call may wait for `approve`; after it, it is `denied`."""
 
 
 class Open(Message, frozen=True, kw_only=True):
@@ -337,3 +341,7 @@ ANSWERS: dict[str, type[Message]] = {
 """The type of a reply's data, where it has one."""
 SHARD_COMMANDS = frozenset({"open", "list", "catalogue", "ping", "schema"})
 """Commands that need no session."""
+READ_ONLY = frozenset({"attach", "catalogue", "list", "ping", "replay", "schema", "snapshot"})
+"""Commands that change nothing: a token with no other right than `listen` may send them."""
+SPEAKING = frozenset({"clear_audio", "commit_audio", "report_playback"})
+"""Commands that belong to sound: the right to `talk` is enough."""

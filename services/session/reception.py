@@ -18,6 +18,7 @@ from voicebus.services.runtime import Runtime
 from voicebus.services.session import configuration, views
 from voicebus.services.session.conversation import Conversation
 from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core import rights
 from voicebus.services.session.core.commands import CORE_COMMANDS
 from voicebus.services.session.desk import Desk, Refused, typed
 from voicebus.services.session.journal import Journal
@@ -47,6 +48,9 @@ class House(Protocol):
 
     def feed(self, conversation: Conversation, event: i.AnyInput) -> None:
         """An input for a conversation."""
+
+    def least_loaded(self) -> TransportLink:
+        """The transport for a new conversation."""
 
 
 class Reception:
@@ -133,10 +137,14 @@ class Reception:
         conversation = self._found(command)
         if conversation.ended_us is not None and not isinstance(data, c.Snapshot):
             raise Refused("gone", f"session {conversation.session_id} has ended")
+        why = rights.why_not(conversation.state, command.token, command.command)
+        if why is not None:
+            raise Refused("not_allowed", why)
         now_us = self._house.now_us()
         match data:
             case c.Ping():
-                self._touch(conversation, now_us)
+                if rights.is_talker(conversation.state, command.token):
+                    self._touch(conversation, now_us)
                 self._desk.answer(command, {"inc": self._runtime.inc, "shard": self._number})
             case c.Snapshot():
                 self._desk.answer(command, views.snapshot(conversation))
@@ -247,7 +255,7 @@ class Reception:
             session_id, translator, self._runtime.inc, self._settings.ring_events, now_us
         )
         self._house.conversations[session_id] = conversation
-        transport = self._least_loaded()
+        transport = self._house.least_loaded()
         token = ids.token()
         opened = self._opened(session_id, token, transport, warnings)
         self._desk.began(command.id, session_id)
@@ -274,13 +282,6 @@ class Reception:
         is_named = translator.default_model == SessionSettings().model
         return self._settings.model if is_named else translator.default_model
 
-    def _least_loaded(self) -> TransportLink:
-        load = dict.fromkeys(self._house.links, 0)
-        for conversation in self._house.conversations.values():
-            if conversation.ended_us is None:
-                load[conversation.state.transport] += 1
-        return self._house.links[min(load, key=lambda n: load[n])]
-
     def _opened(
         self, session_id: str, token: str, transport: TransportLink, warnings: list[str]
     ) -> c.Opened:
@@ -296,6 +297,9 @@ class Reception:
         )
 
     def _attach(self, command: c.Command, data: c.Attach, conversation: Conversation) -> None:
+        why = rights.too_many(conversation.state, command.token, data)
+        if why is not None:
+            raise Refused("not_allowed", why)
         token = ids.token()
         transport = self._house.links[conversation.state.transport]
         opened = self._opened(conversation.session_id, token, transport, [])
@@ -306,6 +310,7 @@ class Reception:
                 command_id=command.id,
                 token=token,
                 talk="talk" in data.rights,
+                command="command" in data.rights,
                 opened=msgspec.to_builtins(opened),
             ),
         )

@@ -41,3 +41,21 @@ def test_a_stale_file_is_named(tmp_path: object) -> None:
     (folder / "events.json").write_text("{}")
 
     assert schemas.stale(folder) == ["events.json"]
+
+
+@pytest.mark.parametrize("kind", ["assistant_audio_delta", "end", "flush", "caller_audio"])
+def test_sound_is_checked_by_its_kind(kind: str) -> None:
+    schema = schemas.every()["sound.json"]
+    kinds = {one["properties"].get("kind", {}).get("const") for one in schema["$defs"].values()}
+    flush = {
+        "v": 1,
+        "kind": kind,
+        "session_id": "s0-00000000000000000000000000",
+        "inc": "00000000",
+        "seq": 1,
+        "responses": [],
+        "why": "manual",
+    }
+
+    assert kind in kinds
+    assert jsonschema.Draft202012Validator(schema).is_valid(flush) == (kind == "flush")

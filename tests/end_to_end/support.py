@@ -161,6 +161,7 @@ class Line:
         data: Any = None,
         *,
         session_id: str | None = None,
+        token: str | None = None,
         id: str | None = None,
     ) -> str:
         """Send it and go on. Returns its id."""
@@ -168,6 +169,8 @@ class Line:
         body = {"v": 1, "id": chosen, "command": command, "data": {} if data is None else data}
         if session_id is not None:
             body["session_id"] = session_id
+        if token is not None:
+            body["token"] = token
         self.sent.append(chosen)
         self._dealer.send([msgspec.json.encode(body)])
         return chosen
@@ -188,9 +191,16 @@ class Line:
         what = f"{count} replies"
         await until(lambda: len(self.replies) >= count, self.changed, lambda: what, WITHIN_S)
 
-    async def ask(self, command: str, data: Any = None, *, session_id: str | None = None) -> Header:
+    async def ask(
+        self,
+        command: str,
+        data: Any = None,
+        *,
+        session_id: str | None = None,
+        token: str | None = None,
+    ) -> Header:
         """Send it and wait for its reply."""
-        return await self.reply(self.command(command, data, session_id=session_id))
+        return await self.reply(self.command(command, data, session_id=session_id, token=token))
 
     async def insist(self, command: str, data: Any, *, session_id: str) -> Header:
         """As ask, of a process that may be killed meanwhile: send it again under the same id."""

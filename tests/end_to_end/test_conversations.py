@@ -8,7 +8,9 @@ import pytest
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, Scene, measured, scene
+from voicebus.bus.messages.commands import ReportPlayback
 from voicebus.cli.testing import Stack
+from voicebus.client import CommandRefused
 from voicebus.client.sound import SoundEnd
 
 FRAME = 960
@@ -243,6 +245,43 @@ async def test_a_command_repeated_with_its_id_is_done_once_and_answered_the_same
         assert second == first
         assert third["error"]["code"] == "conflict"
         assert len(caller.found("assistant_turn_started")) == 1
+
+
+async def test_who_joins_to_listen_changes_nothing(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller(lease_s=30)
+        listener = await on.client.attach(caller.id, rights=("listen",))
+
+        for forbidden in (
+            listener.send_text("tally"),
+            listener.interrupt(),
+            listener.commit_audio(),
+            listener.update(instructions="Lie."),
+            listener.report_playback(
+                ReportPlayback(item_id="item", played_ms=1, state="playing"), deadline_s=5
+            ),
+        ):
+            with pytest.raises(CommandRefused, match=r"not_allowed.*this token may not"):
+                await forbidden
+        with pytest.raises(CommandRefused, match="without the right to talk"):
+            await listener.send_audio(bytes(960))
+        attached = await on.line.ask("attach", {"rights": ["listen"]}, session_id=caller.id)
+        token = attached["data"]["token"]
+        refused = [
+            await on.line.ask("close", session_id=caller.id, token=token),
+            await on.line.ask("attach", {"rights": ["talk"]}, session_id=caller.id, token=token),
+            await on.line.ask("snapshot", session_id=caller.id, token="forged"),
+        ]
+        seen = await listener.snapshot()
+        replayed = await listener.replay()
+        await listener.ping()
+        await listener.detach()
+        await caller.turn("tally")
+
+        assert [one["error"]["code"] for one in refused] == ["not_allowed"] * 3
+        assert seen["session_id"] == caller.id
+        assert [one.kind for one in replayed] == ["session_opened"]
+        assert caller.found("assistant_turn_completed")
 
 
 async def test_who_joins_late_gets_everything_from_the_first_on(cell: Stack) -> None:

@@ -91,8 +91,11 @@ def ready(d: Draft) -> None:
 
 
 def attached(d: Draft, event: i.Attached) -> None:
-    """Another client joins, with a token of its own."""
-    link.renew(d)
+    """Another client joins, with a token of its own. A listener does not renew the lease."""
+    if event.talk or event.command:
+        link.renew(d)
+    if not event.command:
+        d.s.no_commands += (event.token,)
     d.s.tokens_granted = with_(d.s.tokens_granted, event.token, event.talk)
     if event.talk:
         d.s.talker = event.token

@@ -46,6 +46,7 @@ class Attached(Input, frozen=True, kw_only=True):
     command_id: str
     token: str
     talk: bool
+    command: bool = True
     opened: dict[str, Any]
 
 
@@ -97,7 +98,20 @@ class ProviderDisconnected(Input, frozen=True, kw_only=True):
 
 
 class TransportLost(Input, frozen=True, kw_only=True):
-    """The transport process has forgotten this conversation: it was restarted."""
+    """The transport process has forgotten this conversation: it was restarted, or is gone."""
+
+    transport: int | None = None
+    """Another one takes over; None: its successor."""
+    audio_in: str = ""
+    audio_out: str = ""
+
+
+class TransportLeft(Input, frozen=True, kw_only=True):
+    """The transport is being stopped and nobody speaks: another one takes over."""
+
+    transport: int
+    audio_in: str
+    audio_out: str
 
 
 class SoundFlushed(Input, frozen=True, kw_only=True):
@@ -341,6 +355,7 @@ AnyInput = (
     | ProviderConnected
     | ProviderDisconnected
     | TransportLost
+    | TransportLeft
     | SoundFlushed
     | SoundLost
     | ProviderSessionCreated

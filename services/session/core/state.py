@@ -207,6 +207,9 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     new_transport: bool = False
     """The next connection is on a transport that does not know our tokens."""
     tokens_granted: dict[str, bool] = {}
+    """Every token, and whether it may talk."""
+    no_commands: tuple[str, ...] = ()
+    """Those of them that may not command."""
     sound: tuple[str, str] = ("", "")
     """Endpoints of the transport for sound in and out."""
     expires_us: int = 0

@@ -281,6 +281,15 @@ def test_a_listener_changes_nothing_for_the_talker() -> None:
     assert stage.state.talker == "token-1"
 
 
+def test_who_may_not_command_is_remembered() -> None:
+    stage = Stage()
+    stage.play(
+        i.Attached(command_id="attach-1", token="token-2", talk=True, command=False, opened={})
+    )
+
+    assert stage.state.no_commands == ("token-2",)
+
+
 # --- what cannot be done ----------------------------------------------------------------------
 
 
