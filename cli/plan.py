@@ -15,6 +15,8 @@ from voicebus.config import loader
 from voicebus.config.settings import (
     SECTIONS,
     CellSettings,
+    GatewaySettings,
+    RecorderSettings,
     RelaySettings,
     SimulatorSettings,
     ToolhostSettings,
@@ -126,7 +128,17 @@ def make(wish: Wish) -> Plan:
     given["VOICEBUS_SIMULATOR"] = "true" if use_simulator else "false"
     _, relay = loader.load(RelaySettings, given, {})
     given["VOICEBUS_RELAY"] = "true" if relay.bind else "false"
+    _, gateway = loader.load(GatewaySettings, given, {})
+    given["VOICEBUS_GATEWAY"] = "true" if gateway.bind else "false"
+    for name in ("key_file", "tls_cert", "tls_key", "session_file"):
+        if path := getattr(gateway, name):
+            given[loader.variable("gateway", name)] = str(Path(path).absolute())
     given["VOICEBUS_RELAY_KEYS"] = str(Path(relay.keys).absolute())
+    _, recorder = loader.load(RecorderSettings, given, {})
+    given["VOICEBUS_RECORDER"] = "true" if recorder.folder else "false"
+    if recorder.folder:
+        folder = Path(recorder.folder).expanduser().absolute()
+        given["VOICEBUS_RECORDER_FOLDER"] = str(folder)
     given.pop(KEY_FILE, None)
     if key is not None:
         given[KEY_FILE] = str(endpoints.run_dir / "provider.key")
@@ -134,11 +146,6 @@ def make(wish: Wish) -> Plan:
         endpoints=endpoints,
         environment=given,
         key=key,
-    _, recorder = loader.load(RecorderSettings, given, {})
-    given["VOICEBUS_RECORDER"] = "true" if recorder.folder else "false"
-    if recorder.folder:
-        folder = Path(recorder.folder).expanduser().absolute()
-        given["VOICEBUS_RECORDER_FOLDER"] = str(folder)
         provider=given.get(PROVIDER_URL, transport.provider_url),
         simulator=use_simulator,
     )

@@ -1,6 +1,6 @@
 """Sound as a program sees it, in the order of the audio lane."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
@@ -26,6 +26,8 @@ class Sound:
     offset_samples: int
     """Where it begins within its item; a jump means that something was dropped."""
     samples: bytes
+    header: bytes = field(default=b"", repr=False, compare=False)
+    """The header's JSON as it came."""
 
     @property
     def count(self) -> int:
@@ -41,6 +43,7 @@ class SoundEnd:
     item_id: str
     content_index: int
     samples: int
+    header: bytes = field(default=b"", repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class SoundFlush:
 
     responses: tuple[str, ...]
     why: str
+    header: bytes = field(default=b"", repr=False, compare=False)
 
 
 Heard: TypeAlias = Sound | SoundEnd | SoundFlush
@@ -69,10 +73,10 @@ def decode(frames: list[bytes]) -> Heard | None:
                 return _piece(piece, frames)
             case "end":
                 end = msgspec.json.decode(frames[0], type=AudioEnd)
-                return SoundEnd(end.turn_id, end.item_id, end.content_index, end.samples)
+                return SoundEnd(end.turn_id, end.item_id, end.content_index, end.samples, frames[0])
             case "flush":
                 flush = msgspec.json.decode(frames[0], type=AudioFlush)
-                return SoundFlush(tuple(flush.responses), flush.why)
+                return SoundFlush(tuple(flush.responses), flush.why, frames[0])
             case _:
                 return None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -90,4 +94,5 @@ def _piece(header: AssistantAudioDelta, frames: list[bytes]) -> Sound:
         format=header.format,
         offset_samples=header.offset_samples,
         samples=samples,
+        header=frames[0],
     )

@@ -14,7 +14,16 @@ from voicebus.config.settings import SECTIONS, CellSettings, Settings
 S = TypeVar("S", bound=Settings)
 
 PREFIX = "VOICEBUS_"
-RESERVED = frozenset({"VOICEBUS_CONFIG", "VOICEBUS_PYTHON", "VOICEBUS_SIMULATOR", "VOICEBUS_RELAY"})
+RESERVED = frozenset(
+    {
+        "VOICEBUS_CONFIG",
+        "VOICEBUS_PYTHON",
+        "VOICEBUS_SIMULATOR",
+        "VOICEBUS_RELAY",
+        "VOICEBUS_GATEWAY",
+        "VOICEBUS_RECORDER",
+    }
+)
 """Variables that are not fields of a section: the settings file, and those that only
 supervisord.conf reads."""
 

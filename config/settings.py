@@ -153,7 +153,66 @@ class RelaySettings(Settings, frozen=True, kw_only=True):
     subscriptions: Count = 1000
     """Of one client."""
     handshakes_per_s: Count = 50
+    """New connections from one address."""
+    connections_per_address: Count = 300
+    """At once. A client has three."""
+    connections: Count = 1000
+    """At once, over all three doors."""
+
+
+class GatewaySettings(Settings, frozen=True, kw_only=True):
+    """Section `gateway`: the door for browsers and phones. Off unless `bind` is set."""
+
+    bind: str = ""
+    """The address to listen on: `127.0.0.1` for this machine only; beyond it, `key_file` is due."""
+    port: Annotated[int, Meta(ge=1, le=65_535)] = 8080
+    key_file: str | None = None
+    """A file of mode 0600 with the key that callers must know; without one, only a loopback
+    address may be listened on."""
+    origins: str = ""
+    """Pages elsewhere whose scripts may call: `https://voice.example.org …`, separated by spaces.
+    Pages that the gateway itself serves always may."""
+    tls_cert: str | None = None
+    """A certificate chain in PEM: then it speaks HTTPS. Browsers give pages of other machines a
+    microphone only so."""
+    tls_key: str | None = None
+    session_file: str | None = None
+    """A TOML file with fields of a session's configuration that hold for every call."""
+    config_fields: str = "*"
+    """The fields of a session's configuration that callers may set, separated by spaces."""
+    commands: str = "*"
+    """The commands that callers may give, separated by spaces."""
+    max_connections: Count = 200
+    """One more is told to come back later."""
+    connections_per_s: Count = 20
     """From one address."""
+    open_timeout_s: Seconds = 10.0
+    """For the request, and again for the first frame."""
+    max_message_bytes: Count = 256 * 1024
+    """One frame of a caller's; of twice that the connection is closed at once."""
+    commands_per_s: Count = 50
+    """Of one connection."""
+    in_flight: Count = 32
+    """Commands of one connection that may wait for their replies."""
+    sound_bytes_per_s: Count = 240_000
+    """Of one connection: five times the speed of speech as pcm16."""
+    queue_sound_bytes: Count = 4 * 1024 * 1024
+    """Sound that waits for a slow caller; then the oldest is dropped, and the caller told."""
+    queue_events: Count = 2000
+    """Events that wait for a slow caller; then it has to come back and have them replayed."""
+
+
+class RecorderSettings(Settings, frozen=True, kw_only=True):
+    """Section `recorder`: writes every conversation down. Off unless `folder` is set."""
+
+    folder: str = ""
+    """Where each session gets a folder of its own. Mode 0700: it holds what people said."""
+    max_hours: Annotated[float, Meta(gt=0, le=12)] = 6.0
+    """The sound of one session that is kept at most; a WAV file ends at 12."""
+    keep_days: Annotated[float, Meta(ge=0)] = 0.0
+    """Recordings that ended so long ago are deleted; 0 keeps them."""
+    keep_free_mb: Annotated[int, Meta(ge=0)] = 500
+    """Room left to others on that disk: the journal's may be the same."""
 
 
 SECTIONS: dict[str, type[Settings]] = {
@@ -165,4 +224,6 @@ SECTIONS: dict[str, type[Settings]] = {
     "simulator": SimulatorSettings,
     "health": HealthSettings,
     "relay": RelaySettings,
+    "recorder": RecorderSettings,
+    "gateway": GatewaySettings,
 }

@@ -6,8 +6,8 @@ import pytest
 
 HERE = Path(__file__).parent
 THROUGH_PROCESSES = (
-    "benchmarks", "cli", "end_to_end", "examples", "services/health", "services/relay",
-    "services/simulator", "services/tools", "services/transport",
+    "benchmarks", "cli", "end_to_end", "examples", "services/gateway", "services/health",
+    "services/relay", "services/simulator", "services/tools", "services/transport",
 )  # fmt: skip
 """Folders whose tests wait for processes, sockets and a scheduler that others use as well."""
 

@@ -47,6 +47,8 @@ def test_every_role_is_a_program_with_what_supervision_needs() -> None:
         "toolhost-0",
         "toolhost-1",
         "relay-0",
+        "gateway-0",
+        "recorder-0",
     ]
     for name, program in programs.items():
         assert program["stopsignal"] == "TERM"
@@ -63,8 +65,6 @@ def test_every_role_is_a_program_with_what_supervision_needs() -> None:
     assert int(listener["priority"]) > max(int(one["priority"]) for one in programs.values())
 
 
-def test_nothing_names_a_registry() -> None:
-    for name in ("Makefile", ".ci/run", "pyproject.toml"):
 def test_several_transports_and_session_processes_are_called_as_one_of_each_is() -> None:
     conf = configparser.RawConfigParser(inline_comment_prefixes=(" ;",))
     conf.read(ROOT / "supervisord.conf")
@@ -76,6 +76,8 @@ def test_several_transports_and_session_processes_are_called_as_one_of_each_is()
         assert program["command"].endswith("--instance %(process_num)d")
 
 
+def test_nothing_names_a_registry() -> None:
+    for name in ("Makefile", ".ci/run", "pyproject.toml"):
         text = (ROOT / name).read_text("utf-8")
         assert "index-url" not in text
         assert "find-links" not in text

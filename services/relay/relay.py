@@ -19,8 +19,9 @@ from voicebus.config import clients as known
 from voicebus.config.clients import Client
 from voicebus.config.loader import BadSettings
 from voicebus.config.settings import RelaySettings
+from voicebus.services.limits import Buckets
 from voicebus.services.relay import permissions
-from voicebus.services.relay.limits import Buckets
+from voicebus.services.relay.connections import Connections
 from voicebus.services.relay.owners import Owners
 from voicebus.services.relay.subscriptions import Subscriptions
 from voicebus.services.runtime import Runtime
@@ -61,7 +62,11 @@ class Relay:
         self._read_clients()
         self._owners = Owners(runtime.endpoints.run_dir / "relay-0.owners")
         self._subscriptions = Subscriptions(settings.subscriptions)
-        self._handshakes = Buckets(settings.handshakes_per_s)
+        self._connections = Connections(
+            in_all=settings.connections,
+            from_one=settings.connections_per_address,
+            per_s=settings.handshakes_per_s,
+        )
         self._commands_rate = Buckets(settings.commands_per_s)
         self._sound_rate = Buckets(settings.sound_bytes_per_s)
         self._pending: dict[tuple[str, str], Pending] = {}
@@ -97,11 +102,13 @@ class Relay:
         curve.gate(runtime.sockets, self._admit)  # before anything that it guards
         at = f"tcp://{settings.bind}"
         limit = settings.max_message_bytes
+        arrivals = curve.Arrivals(self._arrived, self._connections.left)
         self._publisher = curve.GuardedPublisher(
             runtime.sockets,
             f"{at}:{settings.port}",
             self._asked,
             self._left,
+            arrivals=arrivals,
             secret=secret,
             max_message_bytes=limit,
         )
@@ -109,6 +116,7 @@ class Relay:
             runtime.sockets,
             f"{at}:{settings.port + 1}",
             self._commanded,
+            arrivals=arrivals,
             secret=secret,
             max_message_bytes=limit,
         )
@@ -116,6 +124,7 @@ class Relay:
             runtime.sockets,
             f"{at}:{settings.port + 2}",
             self._spoken,
+            arrivals=arrivals,
             secret=secret,
             max_message_bytes=limit,
         )
@@ -144,10 +153,6 @@ class Relay:
         self._by_name = {client.name: client for client in self._by_key.values()}
 
     def _admit(self, mechanism: str, key: str, address: str) -> str | None:
-        wait_s = self._handshakes.take(address, 1, self._loop.time())
-        if wait_s:
-            self._runtime.count("handshakes_too_many")
-            return None
         if self._secret is None:
             return ANYBODY.name if mechanism == "NULL" else None
         client = self._by_key.get(key) if mechanism == "CURVE" else None
@@ -159,6 +164,14 @@ class Relay:
             self._tell_once("handshake.refused", address, key=key, mechanism=mechanism)
             return None
         return client.name
+
+    def _arrived(self, key: tuple[int, int], address: str) -> bool:
+        """Whether a connection may stay, before it has said who it is."""
+        limit = self._connections.came(key, address, self._loop.time())
+        if limit is not None:
+            self._runtime.count("connections_refused")
+            self._tell_once("connection.refused", address, limit=limit)
+        return limit is None
 
     def _tell_once(self, event: str, who: str, **what: Any) -> None:
         """In the log, at most once a minute for each."""

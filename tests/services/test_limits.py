@@ -1,6 +1,6 @@
 """So much a second, and no more."""
 
-from voicebus.services.relay.limits import Bucket, Buckets
+from voicebus.services.limits import Bucket, Buckets
 
 
 def test_a_second_s_worth_can_be_taken_at_once() -> None:

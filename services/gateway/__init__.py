@@ -1,0 +1,1 @@
+"""The gateway: the door for browsers and phones, by HTTP and WebSocket."""

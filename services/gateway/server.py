@@ -1,0 +1,109 @@
+"""uvicorn as a guest of ours: signals are the runtime's, and nobody may keep a socket for ever."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from voicebus.config.settings import GatewaySettings
+from voicebus.services.runtime import CannotStart
+
+PING_S = 10.0
+"""A caller whose network is gone is noticed within two of these."""
+UNREAD_MS = 30_000
+"""Who takes nothing of what was sent for so long is cut off."""
+SPARE_CONNECTIONS = 50
+"""Beside the WebSockets: for the page, health and metrics."""
+
+
+class Server(uvicorn.Server):
+    """Leaves signals alone, and tells when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def server(app: ASGIApp, settings: GatewaySettings) -> Server:
+    """Raises CannotStart when the certificate cannot be read."""
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    config = uvicorn.Config(
+        app,
+        http=_patient(settings),
+        ws="websockets-sansio",
+        ws_max_size=2 * settings.max_message_bytes,
+        ws_ping_interval=PING_S,
+        ws_ping_timeout=PING_S,
+        ws_per_message_deflate=False,  # sound does not shrink, and it would cost every frame
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
+        timeout_graceful_shutdown=1,
+    )
+    try:
+        config.load()
+    except OSError as error:
+        raise CannotStart(
+            f"[gateway] tls_cert={settings.tls_cert!r}, tls_key={settings.tls_key!r}: {error}"
+        ) from None
+    return Server(config)
+
+
+def listen(settings: GatewaySettings) -> socket.socket:
+    """Raises CannotStart when the address cannot be had."""
+    host = settings.bind.strip("[]")
+    where = f"[gateway] bind={settings.bind!r}, port={settings.port}"
+    try:
+        found = socket.getaddrinfo(host, settings.port, type=socket.SOCK_STREAM)
+        family, kind, number, _, address = found[0]
+        listening = socket.socket(family, kind, number)
+    except OSError as error:
+        raise CannotStart(f"{where}: {error.strerror}") from None
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
+    try:
+        listening.bind(address)
+        listening.listen(1024)
+    except OSError as error:
+        listening.close()
+        raise CannotStart(
+            f"{where}: {error.strerror}; choose another port, or end what listens there"
+        ) from None
+    listening.setblocking(False)
+    return listening
+
+
+def _patient(settings: GatewaySettings) -> type[asyncio.Protocol]:
+    """HTTP that waits for a request only so long, and for so many at once."""
+
+    class Patient(H11Protocol):
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            if len(self.connections) > settings.max_connections + SPARE_CONNECTIONS:
+                transport.close()
+            else:
+                self.loop.call_later(settings.open_timeout_s, self._give_up)
+
+        def _give_up(self) -> None:
+            # A WebSocket has been taken over by another protocol and left `connections`.
+            if self in self.connections and vars(self).get("cycle") is None:
+                self.transport.abort()
+
+    return Patient
