@@ -4,7 +4,12 @@ The second of two modules that touch ZeroMQ. ZAP is RFC 27: libzmq asks the gate
 handshake, in this process, before the peer can send or subscribe to anything.
 """
 
+import contextlib
+import os
+import socket
+import struct
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import zmq
 from zmq.utils import z85
@@ -16,6 +21,8 @@ DOMAIN = b"voicebus"
 HANDSHAKE_MS = 5000
 """A peer that has not said who it is by then is cut off."""
 BACKLOG = 256
+_EVENT = struct.Struct("=Hi")
+"""What a monitor tells: the event and its value, a descriptor."""
 
 Admit = Callable[[str, str, str], str | None]
 """`admit(mechanism, key, address)` is the client's name, or None."""
@@ -30,6 +37,14 @@ def new_keys() -> tuple[str, str]:
 def public_of(secret: str) -> str:
     """The public key that belongs to a secret one."""
     return zmq.curve_public(secret.encode()).decode()
+
+
+class Arrivals(NamedTuple):
+    """Who watches connections come and go, before their handshakes."""
+
+    came: Callable[[tuple[int, int], str], bool]
+    """`came((door, descriptor), address)` says whether it may stay; else it is cut off."""
+    left: Callable[[tuple[int, int]], None]
 
 
 def gate(sockets: Sockets, admit: Admit) -> Router:
@@ -62,6 +77,49 @@ def _options(secret: str | None, max_message_bytes: int) -> dict[int, int | byte
     return options
 
 
+class Watch(Socket):
+    """A bound socket's monitor: each connection that is accepted, and each that ends."""
+
+    def __init__(self, sockets: Sockets, arrivals: Arrivals) -> None:
+        self._arrivals = arrivals
+        self._port = 0
+        # Without a mark: an I/O thread that cannot tell waits, and all its sockets with it.
+        super().__init__(sockets, zmq.PAIR, self._told, {zmq.RCVHWM: 0})
+
+    def over(self, raw: "zmq.Socket[bytes]", port: int) -> None:
+        """Watch that socket, which listens at that port."""
+        self._port = port
+        place = f"inproc://watch-{port}"
+        raw.monitor(place, int(zmq.EVENT_ACCEPTED) | int(zmq.EVENT_DISCONNECTED))
+        self._sockets.attend(self, place)
+
+    def _told(self, frames: list[bytes]) -> None:
+        event, descriptor = _EVENT.unpack(frames[0])
+        key = (self._port, descriptor)
+        if event == zmq.EVENT_DISCONNECTED:
+            self._arrivals.left(key)
+            return
+        with contextlib.suppress(OSError), _connection(descriptor) as peer:  # or it is gone already
+            # Meanwhile the descriptor may have become another's.
+            is_ours = peer.family in (socket.AF_INET, socket.AF_INET6) and (
+                peer.getsockname()[1] == self._port
+            )
+            if is_ours and not self._arrivals.came(key, peer.getpeername()[0]):
+                peer.shutdown(socket.SHUT_RDWR)
+
+
+def _connection(descriptor: int) -> socket.socket:
+    """The same connection under a descriptor of our own, so that closing it closes nobody else's.
+
+    Raises OSError when it is none."""
+    own = os.dup(descriptor)
+    try:
+        return socket.socket(fileno=own)
+    except OSError:
+        os.close(own)
+        raise
+
+
 class Guarded(Socket):
     """A socket whose messages tell who sent them: the name that the gate gave."""
 
@@ -71,12 +129,20 @@ class Guarded(Socket):
         kind: int,
         receive: Callable[[list[bytes]], None],
         options: dict[int, int | bytes],
+        arrivals: Arrivals | None,
     ) -> None:
         self.client: str | None = None
         """Who sent the message that is being handled; None at a disconnection."""
         super().__init__(sockets, kind, receive, {})
         for option, value in options.items():
             self._raw.setsockopt(option, value)
+        self._watch = Watch(sockets, arrivals) if arrivals is not None else None
+
+    def bind(self, endpoint: str) -> None:
+        """Bind; connections are watched from the first on."""
+        if self._watch is not None:
+            self._watch.over(self._raw, int(endpoint.rpartition(":")[2]))
+        super().bind(endpoint)
 
     def _take(self) -> list[bytes]:
         frames = self._raw.recv_multipart(zmq.NOBLOCK, copy=False)
@@ -98,6 +164,7 @@ class GuardedRouter(Guarded):
         *,
         secret: str | None,
         max_message_bytes: int,
+        arrivals: Arrivals | None = None,
         queue: int = 1000,
     ) -> None:
         def split(frames: list[bytes]) -> None:
@@ -110,7 +177,7 @@ class GuardedRouter(Guarded):
 
         options = _options(secret, max_message_bytes)
         options |= {zmq.ROUTER_MANDATORY: 1, zmq.SNDHWM: queue, zmq.RCVHWM: queue}
-        super().__init__(sockets, zmq.ROUTER, split, options)
+        super().__init__(sockets, zmq.ROUTER, split, options, arrivals)
         sockets.adopt(self, endpoint)
 
     def send(self, route: Route, frames: Frames) -> Sent:
@@ -130,6 +197,7 @@ class GuardedPublisher(Guarded):
         *,
         secret: str | None,
         max_message_bytes: int,
+        arrivals: Arrivals | None = None,
         queue: int = 5000,
     ) -> None:
         """`asked(client, topic)` returns the topic that is admitted instead: the same one, or one
@@ -149,7 +217,7 @@ class GuardedPublisher(Guarded):
 
         options = _options(secret, max_message_bytes)
         options |= {zmq.XPUB_MANUAL: 1, zmq.SNDHWM: queue}
-        super().__init__(sockets, zmq.XPUB, note, options)
+        super().__init__(sockets, zmq.XPUB, note, options, arrivals)
         sockets.adopt(self, endpoint)
 
     def publish(self, topic: bytes, frames: Sequence[bytes]) -> None:

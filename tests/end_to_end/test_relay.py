@@ -1,15 +1,19 @@
 """Programs elsewhere: with the right key they hold conversations, with another nothing."""
 
 import asyncio
+import contextlib
 import json
 import random
 import socket
+import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
@@ -303,6 +307,101 @@ async def test_the_relay_may_die_and_nobody_inside_notices(door: Door) -> None:
         assert "assistant_transcript" in await _answer(session)  # still its own
         await beside.close()
         await session.close()
+
+
+ELSEWHERE = "127.0.0.2"
+"""Another address of this machine, on Linux; elsewhere the flood comes from our own."""
+HALF_OPEN = 3000
+WRONG_KEYS = 300
+GROWTH_MB = 48
+
+
+class Flood(threading.Thread):
+    """Connections that say nothing, and connections with a key that nobody knows."""
+
+    def __init__(self, door: Door) -> None:
+        super().__init__(daemon=True)
+        self._ports = [door.port + at for at in range(3)]
+        self._keys = door.key("alice")
+        self._end = threading.Event()
+        self.source = (ELSEWHERE if sys.platform == "linux" else HOST, 0)
+        self.cut_off = 0
+        """Of the silent ones."""
+        self.done = threading.Event()
+
+    def run(self) -> None:
+        """Open all, look who was cut off, and hold the rest until told to stop."""
+        with contextlib.ExitStack() as opened:
+            silent = [
+                opened.enter_context(
+                    socket.create_connection(
+                        (HOST, self._ports[n % 3]), timeout=5, source_address=self.source
+                    )
+                )
+                for n in range(HALF_OPEN)
+            ]
+            context = opened.enter_context(zmq.Context())
+            context.max_sockets = 2 * WRONG_KEYS
+            for n in range(WRONG_KEYS):
+                raw = opened.enter_context(context.socket(zmq.DEALER))
+                raw.setsockopt(zmq.LINGER, 0)
+                raw.curve_serverkey = self._keys.server.encode()
+                raw.curve_publickey, raw.curve_secretkey = (one.encode() for one in STRANGER)
+                raw.connect(f"tcp://{self.source[0]}:0;{HOST}:{self._ports[n % 3]}")
+            self.cut_off = sum(map(_is_cut_off, silent))
+            self.done.set()
+            self._end.wait()
+
+    def stop(self) -> None:
+        """Close them all."""
+        self._end.set()
+        self.join()
+
+
+def _is_cut_off(one: socket.socket) -> bool:
+    """Whether the other side has closed it: a greeting of ZMTP is all that may have come."""
+    one.setblocking(False)
+    try:
+        while one.recv(1000):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+async def test_a_flood_of_connections_is_cut_off_and_others_notice_nothing(door: Door) -> None:
+    relay = psutil.Process(door.cell.pids()["relay-0"])
+    memory, descriptors = relay.memory_info().rss >> 20, relay.num_fds()
+    flood = Flood(door)
+    async with door.client("alice") as alice, door.client("bob") as bob:
+        session = await alice.connect()
+        flood.start()
+        try:
+            while not flood.done.is_set():
+                assert "assistant_transcript" in await _answer(session)
+            if flood.source[0] != HOST:  # who shares the flood's address shares its limits
+                beside = await bob.connect()
+                assert "assistant_transcript" in await _answer(beside)
+                await beside.close()
+            grown = (relay.memory_info().rss >> 20) - memory
+            held = relay.num_fds() - descriptors
+        finally:
+            flood.stop()
+        assert "assistant_transcript" in await _answer(session)
+        healed = session.healed
+        await session.close()
+
+    assert healed in ((), healed[:1])
+    assert all(stretch.last == 1 for stretch in healed)  # before our subscription
+    assert flood.cut_off > HALF_OPEN - 400
+    assert held < 400
+    assert grown < GROWTH_MB
+    assert door.cell.pids()["relay-0"] == relay.pid
+    told = [line for line in door.cell.log("relay-0") if "connection.refused" in line]
+    assert 1 <= len(told) <= 3
+    assert "handshakes_per_s=50" in told[0] or "connections_per_address=300" in told[0]
 
 
 def test_garbage_at_every_door_disturbs_nobody(door: Door) -> None:
