@@ -289,6 +289,8 @@ class ApprovalRequested(Message, frozen=True, kw_only=True):
     call_id: str
     name: str
     args: dict[str, Any]
+    timeout_ms: int | None = None
+    """How long it waits; then it is `denied`."""
 
 
 class ToolBatchSubmitted(Message, frozen=True, kw_only=True):

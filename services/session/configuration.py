@@ -159,7 +159,7 @@ def _check_limits(config: SessionConfig) -> None:
     tokens = config.max_response_output_tokens
     if isinstance(tokens, int) and not 1 <= tokens <= 4096:
         raise BadMessage(f'config.max_response_output_tokens={tokens}: use 1 to 4096, or "inf"')
-    for field in ("tool_timeout_s", "max_duration_s", "max_tokens_total"):
+    for field in ("tool_timeout_s", "approval_timeout_s", "max_duration_s", "max_tokens_total"):
         value = getattr(config, field)
         if value is not None and not value > 0:
             raise BadMessage(f"config.{field}={value:g}: must be above 0")

@@ -61,6 +61,26 @@ async def test_a_tool_that_asks_runs_only_when_somebody_agrees(cell: Stack, agre
             assert "denied" in outputs(on, caller)[0]
 
 
+async def test_a_question_that_nobody_answers_in_time_is_a_no(cell: Stack) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller(approval_timeout_s=0.5)
+        await caller.session.send_text("refund")
+        asked = await caller.event("approval_requested")
+
+        failed = await caller.event("tool_call_failed")
+        await caller.event("assistant_turn_completed", nth=2)
+        code, _ = await on.line.refused(
+            "approve", {"call_id": asked.data.call_id, "approve": True}, session_id=caller.id
+        )
+
+        assert asked.data.timeout_ms == 500
+        assert (failed.data.reason, failed.data.call_id) == ("denied", asked.data.call_id)
+        assert failed.at_us - asked.at_us >= 500_000
+        assert code == "conflict"
+        assert caller.found("tool_call_dispatched") == []
+        assert ["nobody approved it in time" in one for one in outputs(on, caller)] == [True]
+
+
 async def test_an_interrupt_withdraws_the_question(cell: Stack) -> None:
     async with scene(cell) as on:
         caller = await on.caller()
@@ -96,16 +116,28 @@ async def test_a_detached_tool_goes_on_and_is_announced_with_newer_words_noted(c
         await caller.event("tool_call_progress")
 
         await caller.session.interrupt()
+        await caller.session.send_text("make it two")
         await caller.event("tool_call_completed")
         async with asyncio.timeout(20):
             while not context(on, caller):
                 on.tape.changed.clear()
                 await on.tape.changed.wait()
+        await caller.event("assistant_turn_completed", nth=3)
 
         assert len(outputs(on, caller)) == 1
         assert "running" in outputs(on, caller)[0]
         (told,) = context(on, caller)
         assert "in ten minutes" in told
+        assert "What the user said since then is newer" in told
+        items = [
+            one["item"] for one in on.tape.sent_to_provider(caller.id, "conversation.item.create")
+        ]
+        said = [
+            item.get("role", item["type"]) + (":newer" if "make it two" in str(item) else "")
+            for item in items
+        ]
+        # The promise, then the newer words, then what came of the tool.
+        assert said == ["user", "function_call_output", "user:newer", "system"]
 
 
 async def test_a_tool_that_finishes_has_its_effect_and_the_model_hears_of_it(cell: Stack) -> None:

@@ -39,7 +39,6 @@ POOL_GRACE_MS = 3_000
 """How much longer than its deadline the session waits for the pool's word on a call."""
 CANCEL_GRACE_US = 5_000_000
 """How long the session waits for the pool's word on a call that was told to stop."""
-APPROVAL_MS = 60_000
 KEPT = 64
 """Ended calls that are remembered, so that a late result is known for what it is."""
 
@@ -168,9 +167,12 @@ def _run(d: Draft, call: Call) -> None:
         timeout_s = min(timeout_s, d.s.config.tool_timeout_s)
     call = replace(call, args=args, timeout_ms=int(timeout_s * 1000))
     if spec.approval:
-        call = replace(call, phase="asking", until_us=d.now_us + APPROVAL_MS * 1000)
+        wait_ms = int(d.s.config.approval_timeout_s * 1000)
+        call = replace(call, phase="asking", until_us=d.now_us + wait_ms * 1000)
         d.s.calls = with_(d.s.calls, call.call_id, call)
-        d.publish(ApprovalRequested(call_id=call.call_id, name=call.name, args=args))
+        d.publish(
+            ApprovalRequested(call_id=call.call_id, name=call.name, args=args, timeout_ms=wait_ms)
+        )
         return
     _dispatch(d, call)
 

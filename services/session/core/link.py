@@ -31,7 +31,15 @@ TRANSCRIPTION = "-transcription"
 Reason = Literal["client", "server", "error", "abandoned", "limit", "transport_lost"]
 
 LOCAL_FIELDS = frozenset(
-    {"on_interrupt", "headless", "lease_s", "max_duration_s", "max_tokens_total", "tool_timeout_s"}
+    {
+        "on_interrupt",
+        "headless",
+        "lease_s",
+        "max_duration_s",
+        "max_tokens_total",
+        "tool_timeout_s",
+        "approval_timeout_s",
+    }
 )
 """Fields that no provider has to confirm."""
 

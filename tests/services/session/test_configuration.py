@@ -91,6 +91,7 @@ def test_what_is_ignored_is_warned_of() -> None:
         ({"max_duration_s": 0}, "must be above 0"),
         ({"max_tokens_total": -1}, "must be above 0"),
         ({"tool_timeout_s": 0}, "must be above 0"),
+        ({"approval_timeout_s": 0}, "must be above 0"),
         ({"voice": 3}, "config: "),
         ({"on_interrupt": "maybe"}, "config: "),
         ({"session_type": "translation"}, "config: "),

@@ -477,7 +477,7 @@ def test_a_tool_that_needs_approval_waits_for_it() -> None:
     stage = asking()
 
     assert of(stage.effects, ApprovalRequested) == [
-        ApprovalRequested(call_id="c1", name="pay", args={"eur": 5})
+        ApprovalRequested(call_id="c1", name="pay", args={"eur": 5}, timeout_ms=60_000)
     ]
     assert of(stage.effects, fx.Submit) == []
 
@@ -494,12 +494,22 @@ def test_a_denied_call_is_told_to_the_model() -> None:
     assert told(effects, "c1")["message"] == "the call was not allowed: not run: too dear"
 
 
-def test_nobody_deciding_is_a_denial() -> None:
-    stage = asking()
+@pytest.mark.parametrize(
+    ("config", "limit_s"),
+    [(LONG, 60.0), (SessionConfig(turn_detection="none", approval_timeout_s=2.5), 2.5)],
+)
+def test_nobody_deciding_in_the_sessions_time_is_a_denial(
+    config: SessionConfig, limit_s: float
+) -> None:
+    stage = asking(config)
 
-    (failed,) = of(stage.wait(61), ToolCallFailed)
+    assert of(stage.wait(limit_s - 0.1), ToolCallFailed) == []
+    effects = stage.wait(0.2)
 
-    assert failed.reason == "denied"
+    (failed,) = of(effects, ToolCallFailed)
+    assert (failed.reason, failed.error) == ("denied", "nobody approved it in time")
+    assert of(effects, fx.Submit) == []
+    assert told(effects, "c1")["error"] == "denied"
 
 
 def test_an_approval_nobody_waits_for_is_a_conflict() -> None:
