@@ -170,9 +170,10 @@ def _why(error: BaseException) -> str:
         said = f"it called sys.exit({error.code!r}) while it was imported"
         advice = 'keep what it runs under `if __name__ == "__main__":`'
     elif isinstance(error, ModuleNotFoundError) and error.name:
+        said = str(error)
         advice = (
-            f"install '{error.name}' for {sys.executable}, or name the folder that holds it "
-            "in tools.path"
+            f"install '{error.name}' for {sys.executable}, name the folder that holds it "
+            "in tools.path, or name the file (FILE.py)"
         )
     return f"{said}{where}; {advice}"
 
@@ -183,7 +184,8 @@ def _place_of(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and not frame.filename.startswith("<frozen")
+        if frame.filename not in (__file__, importlib.__file__)
+        and not frame.filename.startswith("<frozen")
     ]
     # The user's own line helps more than the library's that it led to.
     own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]

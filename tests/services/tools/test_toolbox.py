@@ -236,6 +236,14 @@ def test_what_is_not_there_is_named(spec: str, said: str) -> None:
     assert said in refusal(spec)
 
 
+def test_a_module_that_is_not_installed_is_one_clear_line() -> None:
+    assert refusal("no_such_module_at_all") == (
+        "cannot import tools from 'no_such_module_at_all': No module named "
+        f"'no_such_module_at_all'; install 'no_such_module_at_all' for {sys.executable}, name the "
+        "folder that holds it in tools.path, or name the file (FILE.py)"
+    )
+
+
 def test_a_name_that_is_not_there_comes_with_those_that_are(write: Write) -> None:
     file = write("named_tools.py", TWO)
 
