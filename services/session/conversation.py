@@ -42,6 +42,10 @@ class Work(msgspec.Struct):
     pool: list[ToDispatcher] = []
     acknowledge: int = 0
     """The transport may forget its events up to here."""
+    line: int = 0
+    """Which of the conversation's lines these numbers count on."""
+    farewell: tuple[int, bytes] | None = None
+    """For the transport that the conversation has left: hang up."""
 
 
 class Immediate(msgspec.Struct, frozen=True):
@@ -78,6 +82,9 @@ class Conversation:
         """The last frame down that may be sent: the journal has it."""
         self.journaled_up = 0
         """The last event of the transport's that is safe here."""
+        self.line = 0
+        """Counts the transports' starts that this conversation has been on: numbers of an earlier
+        one mean nothing now."""
         self.work = self._fresh()
 
     # --- deciding -----------------------------------------------------------------------------
@@ -244,9 +251,20 @@ class Conversation:
         self.delivered = self.committed_down = self.journaled_up = 0
         self.reached_transport = False
         self.ledger.down_n = self.ledger.up_n = 0
+        self.line += 1
         self.work.down.clear()
         self.work.commit.outbox.clear()
         self.work.commit.forget_outbox = True
+
+    def leave_transport(self) -> None:
+        """Another transport takes over: this one, if it lives, is to hang up and forget."""
+        hang_up = up.HangUp(
+            session_id=self.session_id,
+            n=self.committed_down + 1,
+            generation=self.state.generation,
+        )
+        self.forgotten()
+        self.work.farewell = (self.state.transport, encode(hang_up))
 
     def take_snapshot(self) -> None:
         """Recovery begins here instead of at the first input."""
@@ -260,6 +278,7 @@ class Conversation:
         work.commit.ended_us = self.ended_us
         work.commit.delivered = self.delivered
         work.acknowledge = self.ledger.up_n
+        work.line = self.line
         return work
 
     def _fresh(self) -> Work:

@@ -7,11 +7,13 @@ is committed, then published, sent and answered, then acknowledged to those who 
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import orjson
 
 from voicebus.bus.messages import link, work
+from voicebus.bus.messages.system import ProcessReport
 from voicebus.bus.messages.system import State as RoleState
 from voicebus.bus.sockets import Frames
 from voicebus.config.settings import SessionSettings
@@ -22,7 +24,9 @@ from voicebus.services.session.audience import Audience
 from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
+from voicebus.services.session.core.recovery import is_silent
 from voicebus.services.session.failpoints import Failpoints
+from voicebus.services.session.homes import Homes
 from voicebus.services.session.journal import Journal
 from voicebus.services.session.links import TransportLink
 from voicebus.services.session.pool import ToolPool
@@ -32,6 +36,9 @@ from voicebus.services.session.writer import Writer
 
 ENDED_KEPT_US = 60_000_000
 """An ended conversation stays in memory for a while: its last frames, its replies."""
+MOVE_EVERY_S = 0.1
+MOVE_TOGETHER = 10
+"""So many conversations at once leave a transport that is being stopped: each dials."""
 
 
 class Shard:
@@ -86,7 +93,9 @@ class Shard:
             received=self._from_pool,
         )
         self._role_incs: dict[tuple[str, int], str] = {}
-        watched = [("dispatcher", 0), *(("transport", n) for n in self.links)]
+        self._homes = Homes(len(self.links), self._number, time.monotonic())
+        self._emptying: dict[int, asyncio.Task[None]] = {}
+        watched = [("dispatcher", 0), ("health", 0), *(("transport", n) for n in self.links)]
         sockets.subscriber(
             [endpoints.state(role, n) for role, n in watched], [b"system/"], self._role_spoke
         )
@@ -137,6 +146,8 @@ class Shard:
                     self._audience.head(conversation)
             for transport in self.links.values():
                 transport.send(link.Ack(sessions={}))
+                if self._homes.is_gone(transport.transport, time.monotonic()):
+                    self._without(transport.transport)
             self._desk.forget_old()
             self._writer.retry()
             if ticks % 10 == 0:
@@ -147,6 +158,7 @@ class Shard:
     def _forget(self, conversation: Conversation) -> None:
         self.conversations.pop(conversation.session_id, None)
         self._reception.forget(conversation.session_id)
+        self._homes.forget(conversation.session_id)
         timer = self._timers.pop(conversation.session_id, None)
         if timer is not None:
             timer.cancel()
@@ -240,7 +252,11 @@ class Shard:
         """Frames to the transport, calls to the pool."""
         session_id = done.commit.session_id
         conversation = self.conversations.get(session_id)
-        if conversation is not None:
+        if done.farewell is not None:
+            left, hang_up = done.farewell
+            if left in self.links:
+                self.links[left].send_raw(hang_up, None)
+        if conversation is not None and conversation.line == done.line:
             transport = self.links[conversation.state.transport]
             for n, header, payload in done.down:
                 conversation.committed_down = n
@@ -256,7 +272,7 @@ class Shard:
         for done in batch:
             session_id = done.commit.session_id
             conversation = self.conversations.get(session_id)
-            if conversation is not None:
+            if conversation is not None and conversation.line == done.line:
                 conversation.journaled_up = done.acknowledge
                 acks.setdefault(conversation.state.transport, {})[session_id] = done.acknowledge
         for transport, sessions in acks.items():
@@ -295,7 +311,7 @@ class Shard:
             case link.DownAck():
                 for session_id, n in message.sessions.items():
                     conversation = self.conversations.get(session_id)
-                    if conversation is not None:
+                    if conversation is not None and conversation.state.transport == transport:
                         conversation.acknowledged(n)
                         if session_id in message.missing:
                             self._send_again(conversation)
@@ -306,6 +322,7 @@ class Shard:
 
     def _welcomed(self, transport: int, message: link.LinkWelcome) -> None:
         """Send again what it has not; give up what it has forgotten; end what we do not know."""
+        self._homes.welcomed(transport, message.inc, message.sessions, time.monotonic())
         for conversation in tuple(self.conversations.values()):
             if conversation.state.transport != transport:
                 continue
@@ -327,8 +344,8 @@ class Shard:
 
     def _numbered(self, transport: int, message: link.Event, payload: Frames) -> None:
         conversation = self.conversations.get(message.session_id)
-        if conversation is None:
-            # Ended and forgotten here: the transport need not keep it either.
+        if conversation is None or conversation.state.transport != transport:
+            # Ended and forgotten here, or elsewhere by now: the transport need not keep it either.
             self.links[transport].send(link.Ack(sessions={message.session_id: message.n}))
             return
         ledger = conversation.ledger
@@ -373,6 +390,105 @@ class Shard:
             self._runtime.count("provider_frames_unknown")
         return found
 
+    # --- another transport --------------------------------------------------------------------
+
+    def least_loaded(self) -> TransportLink:
+        """The transport for a new conversation."""
+        return self.links[self._homes.choose(self._load(), time.monotonic())]
+
+    def _load(self) -> dict[int, int]:
+        load: dict[int, int] = {}
+        for conversation in self.conversations.values():
+            if conversation.ended_us is None:
+                number = conversation.state.transport
+                load[number] = load.get(number, 0) + 1
+        return load
+
+    def _on(self, transport: int) -> list[Conversation]:
+        """The conversations that it carries."""
+        return [
+            one
+            for one in self.conversations.values()
+            if one.ended_us is None and one.state.transport == transport
+        ]
+
+    def _elsewhere(self, conversation: Conversation) -> TransportLink | None:
+        found = self._homes.elsewhere(
+            conversation.state.transport,
+            conversation.session_id,
+            self._load(),
+            time.monotonic(),
+        )
+        return None if found is None else self.links[found]
+
+    def _move(
+        self,
+        conversation: Conversation,
+        to: TransportLink,
+        why: type[i.TransportLost] | type[i.TransportLeft],
+    ) -> None:
+        self._homes.left(conversation.state.transport, conversation.session_id)
+        self._log.info(
+            "session.moved",
+            session_id=conversation.session_id,
+            from_transport=conversation.state.transport,
+            to_transport=to.transport,
+        )
+        conversation.leave_transport()
+        home: dict[str, Any] = {
+            "transport": to.transport,
+            "audio_in": to.audio_in,
+            "audio_out": to.audio_out,
+        }
+        self.feed(conversation, why(now_us=self.now_us(), **home))
+
+    def _without(self, transport: int) -> None:
+        """It is gone for all we know. Where there is no other one, we wait for its successor."""
+        for conversation in self._on(transport):
+            to = self._elsewhere(conversation)
+            if to is not None:
+                self._move(conversation, to, i.TransportLost)
+
+    def _transport_spoke(self, state: RoleState) -> None:
+        self._homes.spoke(state, time.monotonic())
+        number = state.instance
+        if self._homes.is_leaving(number) and number not in self._emptying:
+            task = asyncio.get_running_loop().create_task(self._empty(number))
+            self._emptying[number] = task
+            task.add_done_callback(lambda task: self._emptied(number, task))
+
+    async def _empty(self, transport: int) -> None:
+        """It is being stopped: its conversations leave it, each in a silence of its own."""
+        while self._homes.is_leaving(transport):
+            moved = 0
+            for conversation in self._on(transport):
+                state = conversation.state
+                if state.phase == "lost" or (state.phase == "ready" and is_silent(state)):
+                    to = self._elsewhere(conversation)
+                    if to is not None:
+                        self._move(conversation, to, i.TransportLeft)
+                        moved += 1
+                if moved == MOVE_TOGETHER:
+                    break
+            await asyncio.sleep(MOVE_EVERY_S)
+
+    def _emptied(self, transport: int, task: asyncio.Task[None]) -> None:
+        del self._emptying[transport]
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._runtime.fail(error)
+
+    def _process_reported(self, raw: bytes) -> None:
+        """The health listener knows of a death before the next one is there."""
+        try:
+            report = msgspec.json.decode(raw, type=ProcessReport)
+        except msgspec.DecodeError:
+            return
+        role, _, number = report.process.rpartition("-")
+        is_ours = report.what == "died" and role == "transport" and number.isdigit()
+        if is_ours and self._homes.died(int(number), report.pid):
+            self._without(int(number))
+
     # --- the tool pool ------------------------------------------------------------------------
 
     def _catalogue_changed(self, restarted: bool) -> None:
@@ -396,11 +512,17 @@ class Shard:
 
     def _role_spoke(self, frames: list[bytes]) -> None:
         """A restarted transport or dispatcher is told who we are before anything else is sent."""
+        if frames[0].startswith(b"system/health/"):
+            if frames[0].endswith(b"/process") and len(frames) > 1:
+                self._process_reported(frames[1])
+            return
         try:
             state = msgspec.json.decode(frames[1], type=RoleState)
         except (msgspec.DecodeError, IndexError):
             return
         role = (state.role, state.instance)
+        if state.role == "transport":
+            self._transport_spoke(state)
         if self._role_incs.get(role) == state.inc:
             return
         first = role not in self._role_incs
@@ -459,6 +581,10 @@ class Shard:
 
     def begin(self) -> None:
         """The loop runs: write what recovery decided."""
+        for conversation in tuple(self.conversations.values()):
+            # A cell that was started with fewer transports than before.
+            if conversation.ended_us is None and conversation.state.transport not in self.links:
+                self._move(conversation, self.least_loaded(), i.TransportLost)
         self._writer.wake()
 
     async def stop(self) -> None:
@@ -470,6 +596,8 @@ class Shard:
                 self._dirtied(conversation)
         for timer in self._timers.values():
             timer.cancel()
+        for task in tuple(self._emptying.values()):
+            task.cancel()
         await self._writer.drain()
         self.journal.close()
         self._attempt.close()

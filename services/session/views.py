@@ -16,6 +16,7 @@ def summary(conversation: Conversation) -> dict[str, Any]:
         "seq": conversation.head,
         "state": state.phase,
         "silent": is_silent(state),
+        "transport": f"transport-{state.transport}",
         "model": state.model,
         "provider": state.vendor,
         "created_us": conversation.created_us,

@@ -219,16 +219,29 @@ def disconnected(d: Draft, event: i.ProviderDisconnected) -> None:
         close(d, "server", code=str(event.code), message=message, hang_up=False)
 
 
-def transport_lost(d: Draft) -> None:
-    """The transport process was restarted: what it had not handed up is lost."""
+def transport_lost(d: Draft, event: i.TransportLost) -> None:
+    """The transport process is gone: what it had not handed up is lost."""
     if d.s.phase == "closed":
         return
     d.s.new_transport = True
     why = "the transport process was restarted; the provider's connection went with it"
+    if event.transport is not None:
+        d.s.transport, d.s.sound = event.transport, (event.audio_in, event.audio_out)
+        why = "the transport process is gone, and the provider's connection; another takes over"
     if not d.s.opened_once or not recovery.lost(
         d, why, turn_reason="transport_lost", events_lost=True
     ):
         close(d, "transport_lost", message=why, hang_up=False)
+
+
+def transport_left(d: Draft, event: i.TransportLeft) -> None:
+    """The transport is being stopped; in this silence another one can take over unheard."""
+    if d.s.phase not in ("ready", "lost"):
+        return
+    d.s.new_transport = True
+    d.s.transport, d.s.sound = event.transport, (event.audio_in, event.audio_out)
+    if d.s.phase == "ready":
+        recovery.change(d, _dial(d), "transport")
 
 
 def close(

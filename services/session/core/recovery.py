@@ -185,10 +185,14 @@ def rotate_if_silent(d: Draft, dial: fx.Dial) -> None:
     if not d.s.expiring_told:
         d.s.expiring_told = True
         d.publish(SessionExpiring(at=d.s.expires_us // 1_000_000))
-    if not is_silent(d.s):
-        return
-    d.publish(SessionReconnecting(reason="rotation", attempt=1))
-    _leave_connection(d, "rotation")
+    if is_silent(d.s):
+        change(d, dial, "rotation")
+
+
+def change(d: Draft, dial: fx.Dial, reason: str) -> None:
+    """Leave a connection that works for another one. Only in a silence."""
+    d.publish(SessionReconnecting(reason=reason, attempt=1))
+    _leave_connection(d, reason)
     redial(d, dial)
 
 

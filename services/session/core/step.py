@@ -107,10 +107,6 @@ def _talker_seen(d: Draft, event: i.TalkerSeen) -> None:
     link.renew(d)
 
 
-def _transport_lost(d: Draft, event: i.TransportLost) -> None:
-    link.transport_lost(d)
-
-
 def _sound_lost(d: Draft, event: i.SoundLost) -> None:
     d.publish(AudioDropped(direction=event.direction, dropped_ms=event.dropped_ms, why=event.why))
 
@@ -301,7 +297,8 @@ HANDLERS: dict[type[i.Input], Callable[[Draft, Any], object]] = {
     i.TimePassed: _time_passed,
     i.ProviderConnected: link.connected,
     i.ProviderDisconnected: link.disconnected,
-    i.TransportLost: _transport_lost,
+    i.TransportLost: link.transport_lost,
+    i.TransportLeft: link.transport_left,
     i.SoundFlushed: _nothing,  # the provider's own word on the caller's speech comes with it
     i.SoundLost: _sound_lost,
     i.ProviderSessionCreated: link.introduced,

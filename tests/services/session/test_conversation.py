@@ -213,3 +213,32 @@ def test_a_conversation_that_killed_the_process_twice_is_ended_without_being_fol
     assert [event.seq for event in work.events] == [2, 3]
     assert work.commit.ended_us == 9
     assert isinstance(DOWN.decode(work.down[-1][1]), link.HangUp)
+
+
+def test_numbers_begin_anew_at_another_transport_and_the_old_one_is_told_to_hang_up() -> None:
+    one = conversation()
+    opened(one)
+    before = one.take_work()
+    one.committed_down = before.down[-1][0]
+
+    one.leave_transport()
+    left = i.TransportLeft(now_us=9, transport=1, audio_in="ipc://in1", audio_out="ipc://out1")
+    one.feed(left, 9)
+    work = one.take_work()
+
+    assert work.farewell is not None
+    transport, header = work.farewell
+    hang_up = DOWN.decode(header)
+    assert transport == 0
+    assert isinstance(hang_up, link.HangUp)
+    assert (hang_up.n, hang_up.generation) == (one_more(before), 1)
+    down = [DOWN.decode(raw) for _, raw, _ in work.down]
+    assert [type(frame) for frame in down] == [link.GrantToken, link.Dial]
+    assert [n for n, _, _ in work.down] == [1, 2]
+    assert work.commit.forget_outbox
+    assert before.line != work.line == one.line
+
+
+def one_more(work: Work) -> int:
+    """The number after the last frame down of this work."""
+    return work.down[-1][0] + 1

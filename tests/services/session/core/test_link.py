@@ -1,5 +1,7 @@
 """The provider's connection, from dialling to the end."""
 
+from typing import Any
+
 import pytest
 
 from voicebus.bus.messages.commands import SessionConfig
@@ -142,13 +144,26 @@ def test_a_restarted_transport_is_replaced_in_an_open_session() -> None:
     assert len(of(effects, SessionReconnecting)) == 1
 
 
+@pytest.mark.parametrize("why", [i.TransportLost, i.TransportLeft])
+def test_the_next_connection_is_dialled_where_the_shard_says(why: Any) -> None:
+    stage = Stage()
+
+    stage.play(why(transport=1, audio_in="ipc://in1", audio_out="ipc://out1"))
+
+    assert stage.state.transport == 1
+    assert stage.state.sound == ("ipc://in1", "ipc://out1")
+    assert stage.state.new_transport == (why is i.TransportLost)  # else dialled already
+
+
 def test_closing_what_is_closed_does_nothing() -> None:
     stage = Stage()
     stage.command("close")
     d = Draft(stage.state, stage.now_us)
 
     link.close(d, "client")
-    link.transport_lost(d)
+    link.transport_lost(d, i.TransportLost())
+    moved = i.TransportLeft(transport=1, audio_in="ipc://in", audio_out="ipc://out")
+    link.transport_left(d, moved)
 
     assert d.effects == []
 

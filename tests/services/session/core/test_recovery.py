@@ -1,5 +1,7 @@
 """A lost connection is replaced, history told again, and what was unanswered answered once."""
 
+from typing import Any
+
 import pytest
 
 from voicebus.bus.messages.commands import SessionConfig
@@ -454,6 +456,55 @@ def test_the_turn_that_a_killed_transport_cut_says_so() -> None:
 
     (ended,) = of(told, AssistantTurnCompleted)
     assert (ended.status, ended.reason) == ("incomplete", "transport_lost")
+
+
+ELSEWHERE: dict[str, Any] = {"transport": 1, "audio_in": "ipc://in1", "audio_out": "ipc://out1"}
+
+
+def test_another_transport_can_take_over_from_one_that_is_gone() -> None:
+    stage = Stage()
+    stage.play(i.TransportLost(**ELSEWHERE))
+
+    effects = stage.wait(0.2)
+
+    kinds = [type(one) for one in effects if isinstance(one, fx.Grant | fx.Dial)]
+    assert kinds == [fx.Grant, fx.Dial]
+    (resumed,) = of(reconnect(stage), SessionResumed)
+    assert (resumed.transport, resumed.audio_in, resumed.audio_out) == (
+        "transport-1",
+        "ipc://in1",
+        "ipc://out1",
+    )
+    assert resumed.events_lost
+
+
+def test_a_transport_that_is_being_stopped_is_left_at_once_and_nothing_is_lost() -> None:
+    stage = Stage()
+    stage.play(*said("u1", "user", "hello"))
+
+    told = stage.play(i.TransportLeft(**ELSEWHERE))
+
+    assert [one.reason for one in of(told, SessionReconnecting)] == ["transport"]
+    assert [type(one) for one in told if isinstance(one, fx.Grant | fx.Dial)] == [fx.Grant, fx.Dial]
+    (resumed,) = of(reconnect(stage), SessionResumed)
+    assert (resumed.transport, resumed.history) == ("transport-1", "complete")
+    assert not resumed.events_lost
+
+
+def test_a_conversation_that_waits_to_dial_again_dials_at_the_other_transport() -> None:
+    stage = Stage()
+    stage.play(i.ProviderDisconnected(generation=1, by_us=True))
+
+    told = stage.play(i.TransportLeft(**ELSEWHERE))
+
+    assert not of(told, SessionReconnecting)
+    assert not of(told, fx.Dial)
+    effects = stage.wait(0.2)
+    assert [type(one) for one in effects if isinstance(one, fx.Grant | fx.Dial)] == [
+        fx.Grant,
+        fx.Dial,
+    ]
+    assert stage.state.transport == 1
 
 
 # --- rotation ---------------------------------------------------------------------------------
