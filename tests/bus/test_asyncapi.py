@@ -1,8 +1,12 @@
 """The AsyncAPI document holds together, and says what a ZeroMQ program must know."""
 
+import copy
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from voicebus.bus import asyncapi, schemas
@@ -11,6 +15,39 @@ from voicebus.bus.planes import PLANES
 
 DOCUMENT = asyncapi.document()
 FILES: dict[str, Any] = json.loads(schemas.render(schemas.every()))
+
+
+OFFICIAL = json.loads((Path(__file__).parent / "asyncapi" / "3.0.0.json").read_text("utf-8"))
+
+
+def _faults(document: Any) -> list[str]:
+    """What the official schema has against it, at the deepest place each."""
+    found = jsonschema.Draft7Validator(OFFICIAL).iter_errors(document)
+    best = [jsonschema.exceptions.best_match([one]) for one in found]
+    return [f"{one.json_path}: {one.message[:200]}" for one in best]
+
+
+def test_the_committed_document_is_asyncapi_by_the_official_schema() -> None:
+    committed = json.loads((schemas.FOLDER / "asyncapi.json").read_text("utf-8"))
+
+    assert _faults(committed) == []
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda it: it.pop("info"),
+        lambda it: it.update(asyncapi="3"),
+        lambda it: it["operations"]["event"].update(action="publish"),
+        lambda it: it["channels"]["event"].update(zmq={}),
+        lambda it: it["operations"]["commands"].pop("channel"),
+    ],
+)
+def test_a_document_that_is_none_is_told(spoil: Callable[[Any], Any]) -> None:
+    document = copy.deepcopy(DOCUMENT)
+    spoil(document)
+
+    assert _faults(document)
 
 
 def _refs(value: Any) -> list[str]:
