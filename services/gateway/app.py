@@ -25,7 +25,7 @@ PAGE = Path(__file__).parent / "page"
 FILES = {
     "/": ("page.html", "text/html; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-    "/voicebus.js": ("voicebus.js", "text/javascript; charset=utf-8"),
+    "/voicebus.mjs": ("voicebus.mjs", "text/javascript; charset=utf-8"),
     "/worklet.js": ("worklet.js", "text/javascript; charset=utf-8"),
     "/style.css": ("style.css", "text/css; charset=utf-8"),
 }

@@ -85,7 +85,9 @@ def is_key(policy: Policy, given: object) -> bool:
     """Whether that is the key, in constant time; anything is, where none is needed."""
     if policy.key is None:
         return True
-    return isinstance(given, str) and hmac.compare_digest(given.encode(), policy.key.encode())
+    return isinstance(given, str) and hmac.compare_digest(
+        given.encode("utf-8", "surrogatepass"), policy.key.encode()
+    )
 
 
 def bearer(header: str | None) -> str | None:
@@ -102,7 +104,9 @@ def ticket(secret: bytes, session_id: str) -> str:
 
 def is_ticket(secret: bytes, session_id: str, given: str) -> bool:
     """Whether it was given out for that session, in constant time."""
-    return hmac.compare_digest(ticket(secret, session_id).encode(), given.encode())
+    return hmac.compare_digest(
+        ticket(secret, session_id).encode(), given.encode("utf-8", "surrogatepass")
+    )
 
 
 def _name(host: str) -> str:

@@ -167,6 +167,7 @@ def command(text: str, session_id: str, allowed: Allowed) -> Asked | Refusal:
             "bad_request",
             f"command: id must be a text of {least} to {most} characters of your own: a ULID or "
             "UUID, the same again when you send the command again",
+            id=id if isinstance(id, str) and len(id) <= most else None,
         )
     if not isinstance(name, str) or name not in SESSION_COMMANDS:
         return refusal(

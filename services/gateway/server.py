@@ -17,6 +17,8 @@ PING_S = 10.0
 """A caller whose network is gone is noticed within two of these."""
 UNREAD_MS = 30_000
 """Who takes nothing of what was sent for so long is cut off."""
+UNSENT_BYTES = 128 * 1024
+"""So much the kernel may hold of a slow caller's sound: what it holds no flush can call back."""
 SPARE_CONNECTIONS = 50
 """Beside the WebSockets: for the page, health and metrics."""
 
@@ -76,6 +78,7 @@ def listen(settings: GatewaySettings) -> socket.socket:
     except OSError as error:
         raise CannotStart(f"{where}: {error.strerror}") from None
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_MS)
     try:
