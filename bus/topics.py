@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+ALL_SOUND = b"audio"
+"""Recorders subscribe to this, without a slash: all sound, without being taken for a player that
+sound is held for."""
 LANES = ("event", "audio", "cancel", "raw", "system")
 
 

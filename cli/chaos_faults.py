@@ -21,8 +21,8 @@ from voicebus.services.supervisor import Supervisor
 
 _states: Codec[State] = Codec(State, what="state")
 
-KILLS = ("session", "transport", "dispatcher", "toolhost", "simulator", "health")
-FREEZES = ("session", "transport", "dispatcher", "toolhost")
+KILLS = ("session", "transport", "dispatcher", "toolhost", "simulator", "health", "recorder")
+FREEZES = ("session", "transport", "dispatcher", "toolhost", "recorder")
 FREEZE_S = (0.3, 2.5)
 LONG_SHARE = 0.2
 """So many freezes last until the health listener ends them."""

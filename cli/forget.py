@@ -2,6 +2,7 @@
 
 import sqlite3
 import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +11,9 @@ from voicebus.cli import folders, journals, processes
 from voicebus.cli.journals import DataDir
 from voicebus.cli.options import RunDir
 from voicebus.cli.problems import Problem
+from voicebus.config import loader
+from voicebus.config.settings import RecorderSettings
+from voicebus.services.recorder import files
 from voicebus.services.session import journal
 
 HELD_S = 61.0
@@ -22,7 +26,8 @@ def forget(
     data: DataDir = None,
 ) -> None:
     """Delete a conversation that has ended from the journal: its events, inputs, replies and
-    snapshot, also from the write-ahead log and the unused pages. Works beside a running Voicebus.
+    snapshot, also from the write-ahead log and the unused pages; and its recording, if [recorder]
+    folder holds one. Works beside a running Voicebus.
     """
     path = journals.of_session(session, run_dir, data)
     with journals.opened(path) as archive:
@@ -39,7 +44,22 @@ def forget(
         journal.forget(path, session)
     except sqlite3.Error as error:
         raise Problem(f"{path} could not be written: {error}; try again") from None
+    _forget_recording(session)
     print(f"forgotten: {session}")
+
+
+def _forget_recording(session: str) -> None:
+    _, recorder = loader.load(RecorderSettings, loader.current_environment(), {})
+    folder = Path(recorder.folder).expanduser() / session
+    if not recorder.folder or not folder.is_dir():
+        return
+    try:
+        files.delete(folder)
+    except OSError as error:
+        raise Problem(
+            f"the journal has forgotten {session}, but its recording {folder} could not be "
+            f"deleted: {error.strerror or error}; delete it yourself"
+        ) from None
 
 
 def _owner(role: str, run_dir: object) -> int | None:

@@ -34,9 +34,11 @@ class Feed:
         deliver: Callable[[Event], None],
         ended: Callable[[Exception | None], None],
         healed: Callable[[gaps.Missing], None] = lambda stretch: None,
+        gone: Callable[[gaps.Missing], None] = lambda stretch: None,
         from_seq: int | None = 1,
     ) -> None:
-        """`from_seq` None: only what comes after the first welcome or head."""
+        """`gone` is told of each stretch that nobody has any more, before what follows it.
+        `from_seq` None: only what comes after the first welcome or head."""
         self.session_id = session_id
         self.inc = ""
         """The publisher's incarnation, as last seen."""
@@ -48,6 +50,7 @@ class Feed:
         self._replay = replay
         self._deliver = deliver
         self._told_healed = healed
+        self._told_gone = gone
         self._told_ended = ended
         self._at: gaps.Followed[Event] | None = (
             None if from_seq is None else gaps.Followed(from_seq - 1, from_seq - 1)
@@ -153,6 +156,7 @@ class Feed:
         log.warning(
             "events.gone", session_id=self.session_id, first=stretch.first, last=stretch.last
         )
+        self._told_gone(stretch)
         taken = gaps.give_up(self._at, stretch.last)
         self._at = taken.now
         self._hand_on(taken.ready)

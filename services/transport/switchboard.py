@@ -273,8 +273,17 @@ class Switchboard:
     def _subscribed(self, topic: bytes) -> None:
         for call in self._calls.values():
             call.is_recorded = call.is_recorded or call.topic_in.startswith(topic)
+            if topic == topics.ALL_SOUND:
+                continue  # a recorder: the sound is still held for a player
             if call.conversation.playout.is_holding and call.topic.startswith(topic):
                 self._perform(call, call.conversation.listened(self._now()))
+
+    def _is_played(self, topic: bytes) -> bool:
+        """Whether anybody but a recorder subscribes to it."""
+        known = self._publisher.topics
+        if topics.ALL_SOUND not in known:
+            return self._publisher.wanted(topic)
+        return any(topic.startswith(one) for one in known if one != topics.ALL_SOUND)
 
     # --- deeds ------------------------------------------------------------------------------
 
@@ -385,10 +394,10 @@ class Switchboard:
             piece = look(message)
             if isinstance(piece, SoundDelta):
                 # Nearly always it is subscribed as such: no need to try all prefixes.
-                listened = topic in publisher.topics or publisher.wanted(topic)
+                listened = topic in publisher.topics or self._is_played(topic)
                 self._perform(call, conversation.sound(piece, now, listened=listened))
             elif piece is not None:
-                listened = publisher.wanted(topic)
+                listened = self._is_played(topic)
                 payload = message.encode()
                 self._perform(call, conversation.marked(piece, payload, now, listened=listened))
             else:

@@ -152,6 +152,25 @@ async def test_it_flushes_by_itself_when_the_provider_hears_speech(
     assert heard.empty()
 
 
+async def test_a_recorder_listens_and_the_sound_is_held_for_a_player_all_the_same(
+    start: Start, sound_delta: Delta
+) -> None:
+    cell = await start(hold_s=1.0)
+    session, provider = await cell.on_the_phone()
+    recorded = cell.listen("audio")
+    for number in range(3):
+        await provider.send(sound_delta(bytes([number, 0]) * 12_000))
+    await session.event(words.SoundHeldDropped)
+    assert recorded.empty()
+
+    heard = cell.listen(f"audio/{cell.sid}/out")
+    played = [await heard.next() for _ in range(2)]
+    kept = [await recorded.next() for _ in range(2)]
+
+    assert [one.header["offset_samples"] for one in played] == [12_000, 24_000]
+    assert [one.header for one in kept] == [one.header for one in played]
+
+
 async def test_sound_is_held_until_somebody_listens_and_no_longer_than_hold_s(
     start: Start, sound_delta: Delta
 ) -> None:

@@ -1,0 +1,1 @@
+"""The recorder: writes conversations down, and is noticed by nobody."""

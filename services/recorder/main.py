@@ -1,0 +1,58 @@
+"""The recorder service's main."""
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+from typing import NoReturn
+
+from voicebus.config.settings import RecorderSettings
+from voicebus.services.recorder.recorder import Recorder
+from voicebus.services.runtime import CannotStart, Runtime, run
+
+NICE = 10
+"""Whoever talks goes first."""
+
+
+def prepare(folder: str) -> Path:
+    """The folder of all recordings, which only its owner may enter. Raises CannotStart."""
+    if not folder:
+        raise CannotStart("[recorder] folder is not set: name the folder for the recordings")
+    path = Path(folder).expanduser().absolute()
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+    except FileExistsError:
+        raise CannotStart(f"{path} is a file: name a folder with [recorder] folder") from None
+    except OSError as error:
+        raise CannotStart(f"cannot make the folder {path}: {error.strerror}") from None
+    if status.st_uid != os.geteuid():
+        raise CannotStart(f"{path} belongs to user {status.st_uid}: name another [recorder] folder")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        raise CannotStart(
+            f"others may enter {path} (mode {stat.S_IMODE(status.st_mode):04o}), and recordings "
+            f"hold what people said: chmod 700 {path}"
+        )
+    return path
+
+
+async def serve(runtime: Runtime[RecorderSettings]) -> None:
+    """Until told to stop."""
+    folder = prepare(runtime.settings.folder)
+    os.nice(NICE)
+    recorder = Recorder(runtime, folder)
+    await recorder.begin()
+    runtime.ready()
+    looking = asyncio.create_task(recorder.look_for_ever())
+    stopping = asyncio.create_task(runtime.stopping.wait())
+    await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    if looking.done():
+        looking.result()
+    looking.cancel()
+    runtime.draining("writing what is there")
+    await recorder.stop()
+
+
+def main() -> NoReturn:
+    """Run it as a process."""
+    run(serve, RecorderSettings, role="recorder")

@@ -1,0 +1,231 @@
+"""Recordings: what was said and heard is in them, and the recorder's end costs no call anything."""
+
+import asyncio
+import json
+import os
+import signal
+import stat
+import tempfile
+import wave
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.cells import SCENARIO, SPEECH
+from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.support import WITHIN_S, Caller, scene, voicebus
+from voicebus.cli.testing import Stack
+from voicebus.client.microphone import Microphone
+from voicebus.client.wav import read
+
+RATE_HZ = 24_000
+WIDTH = 2
+LATE_MS = 400
+"""A player's report and the recorder's own player may be so far apart."""
+
+
+class Recordings:
+    """The recorder's folder, and the cell that it runs in."""
+
+    def __init__(self, cell: Stack, folder: Path) -> None:
+        self.cell = cell
+        self.folder = folder
+
+    async def of(self, session_id: str) -> "Recorded":
+        """When it is written to its end. A file tells nobody: it is looked at again."""
+        account = self.folder / session_id / "recording.json"
+        async with asyncio.timeout(WITHIN_S):
+            while True:
+                found = json.loads(account.read_text()) if account.exists() else {}
+                if found.get("ended_at_us"):
+                    return Recorded(account.parent, found)
+                await asyncio.sleep(0.05)
+
+    async def has(self, session_id: str, ms: int) -> None:
+        """Until so much sound of it is in the file."""
+        path = self.folder / session_id / "sound.wav"
+        async with asyncio.timeout(WITHIN_S):
+            while not path.exists() or path.stat().st_size < ms * RATE_HZ * 4 // 1000:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+class Recorded:
+    """What is in a recording."""
+
+    def __init__(self, folder: Path, account: dict[str, Any]) -> None:
+        self.folder = folder
+        self.account = account
+        lines = (folder / "events.jsonl").read_text("utf-8").splitlines()
+        self.events = [json.loads(line) for line in lines]
+        with wave.open(str(folder / "sound.wav")) as file:
+            assert file.getparams()[:3] == (2, WIDTH, RATE_HZ)
+            stereo = file.readframes(file.getnframes())
+        self.left = b"".join(stereo[at : at + 2] for at in range(0, len(stereo), 4))
+        self.right = b"".join(stereo[at + 2 : at + 4] for at in range(0, len(stereo), 4))
+
+    def gaps(self) -> set[tuple[str, str]]:
+        """Channel and reason of what is missing."""
+        return {(gap["channel"], gap["why"]) for gap in self.account["gaps"]}
+
+
+@pytest.fixture(scope="module")
+def recordings(start_module_stack: StartStack) -> Iterator[Recordings]:
+    with tempfile.TemporaryDirectory(prefix="vb", dir="/tmp") as name:
+        folder = Path(name) / "recordings"
+        cell = start_module_stack(
+            scenario=SCENARIO,
+            settings={
+                "VOICEBUS_RECORDER_FOLDER": str(folder),
+                "VOICEBUS_RECORDER_KEEP_FREE_MB": "0",
+            },
+        )
+        yield Recordings(cell, folder)
+
+
+def _published(caller: Caller) -> bytes:
+    """All of the assistant's sound, of which nothing is missing."""
+    sound = b""
+    expected: dict[str, int] = {}
+    for _, piece in caller.pieces():
+        assert piece.offset_samples == expected.get(piece.item_id, 0), "sound is missing"
+        expected[piece.item_id] = piece.offset_samples + piece.count
+        sound += piece.samples
+    return sound
+
+
+def _voice(sound: bytes) -> list[int]:
+    """The samples that are not silent: pauses of a busy machine do not count."""
+    return [one for one in array("h", sound) if one]
+
+
+def _as_heard(caller: Caller) -> list[Any]:
+    return [json.loads(event.raw) for event in caller.events]
+
+
+async def test_a_spoken_turn_is_written_down_as_it_was_said_and_heard(
+    recordings: Recordings,
+) -> None:
+    said = read(SPEECH / "stop.wav").samples
+    async with scene(recordings.cell) as on:
+        caller = await on.caller(plays=True, turn_detection="none")
+        async with Microphone(caller.session) as microphone:
+            await microphone.say(read(SPEECH / "stop.wav"))
+        await caller.session.commit_audio()
+        await caller.event("assistant_heard", complete=True)
+        await caller.close()
+        recorded = await recordings.of(caller.id)
+        answer = _published(caller)
+
+    assert _voice(recorded.left) == _voice(said)
+    assert _voice(recorded.right) == _voice(answer)
+    heard_at = len(recorded.right) - len(recorded.right.lstrip(b"\0"))
+    assert heard_at > len(recorded.left.rstrip(b"\0")), "the answer comes after the question"
+    assert recorded.events == _as_heard(caller)
+    assert recorded.account["is_complete"], recorded.account
+    assert recorded.account["ended_by"] == "client"
+    assert stat.S_IMODE(recorded.folder.stat().st_mode) == 0o700
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in recorded.folder.iterdir()}
+    assert modes == {0o600}
+
+
+async def test_an_interrupted_answer_ends_where_it_was_heard(recordings: Recordings) -> None:
+    async with scene(recordings.cell) as on:
+        caller = await on.caller(plays=True)
+        await caller.session.send_text("Tell me a story.")
+        await recordings.has(caller.id, 1000)
+        await caller.session.interrupt()
+        heard = (await caller.event("assistant_heard", complete=False)).data.heard_ms
+        await caller.close()
+        recorded = await recordings.of(caller.id)
+        answer = _published(caller)
+
+    begin = recorded.right.find(answer[: WIDTH * RATE_HZ // 5])
+    there = recorded.right[begin:].rstrip(b"\0")
+    there += bytes(len(there) % WIDTH)
+    there_ms = len(there) // WIDTH * 1000 // RATE_HZ
+    assert begin >= 0
+    assert answer.startswith(there)
+    assert heard - LATE_MS <= there_ms <= heard
+    assert heard < len(answer) // WIDTH * 1000 // RATE_HZ, "it was not interrupted"
+    assert recorded.events == _as_heard(caller)
+    assert recorded.account["is_complete"], recorded.account
+
+
+async def test_a_killed_recorder_is_continued_and_says_what_is_missing(
+    recordings: Recordings,
+) -> None:
+    cell = recordings.cell
+    async with scene(cell) as on:
+        caller = await on.caller(plays=True)
+        answering = asyncio.create_task(caller.turn("A slow tone, please."))
+        await recordings.has(caller.id, 500)
+        pid = cell.kill("recorder-0")
+        await cell.ready("recorder-0", after=pid)
+        await answering
+        await caller.turn("A short tone, please.")
+        await caller.event("assistant_heard", nth=2)
+        await caller.close()
+        recorded = await recordings.of(caller.id)
+        answer = _published(caller)
+
+        assert caller.session.healed == ()
+    assert recorded.events == _as_heard(caller)
+    assert ("both", "the recorder was away") in recorded.gaps()
+    assert recorded.account["missing_ms"]["caller"] > 0
+    assert not recorded.account["is_complete"]
+    assert recorded.right.find(answer[-WIDTH * RATE_HZ * 3 // 10 :]) > 0, "the second answer"
+
+
+async def test_a_recorder_that_stands_still_misses_nothing_and_says_so(
+    recordings: Recordings,
+) -> None:
+    cell = recordings.cell
+    async with scene(cell) as on:
+        caller = await on.caller(plays=True)
+        await recordings.has(caller.id, 0)
+        pid = cell.kill("recorder-0", signal.SIGSTOP)
+        try:
+            await caller.turn("A slow tone, please.")  # three seconds
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        await caller.event("assistant_heard")
+        await caller.turn("A short tone, please.")
+        await caller.event("assistant_heard", nth=2)
+        answer = _published(caller)
+        await caller.close()
+        recorded = await recordings.of(caller.id)
+
+        assert cell.pids()["recorder-0"] == pid
+        assert caller.session.healed == ()
+    assert recorded.events == _as_heard(caller)
+    assert recorded.account["gaps"] == []
+    (stall,) = recorded.account["stalls"]
+    assert stall["to_ms"] - stall["from_ms"] > 2000
+    assert _voice(recorded.right) == _voice(answer)
+
+
+async def test_a_restarted_recorder_goes_on_with_what_it_had(recordings: Recordings) -> None:
+    async with scene(recordings.cell) as on:
+        caller = await on.caller(plays=True)
+        await caller.turn("A short tone, please.")
+        await caller.event("assistant_heard")
+        await recordings.has(caller.id, 300)
+        run_dir = str(recordings.cell.run_dir)
+        code, _, err = await voicebus("restart", "recorder", "--run-dir", run_dir)
+        await caller.turn("A short tone, please.")
+        await caller.event("assistant_heard", nth=2)
+        await caller.close()
+        recorded = await recordings.of(caller.id)
+        answer = _published(caller)
+
+    assert code == 0, err
+    assert "recorder-0 is ready again" in err
+    half = len(answer) // 2
+    first = recorded.right.find(answer[:half])
+    assert first >= 0
+    assert recorded.right.find(answer[half:], first + half) > 0
+    assert recorded.events == _as_heard(caller)
+    assert recorded.gaps() == {("both", "the recorder was away")}
