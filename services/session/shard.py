@@ -32,7 +32,7 @@ from voicebus.services.session.links import TransportLink
 from voicebus.services.session.pool import ToolPool
 from voicebus.services.session.providers.vendors import TRANSLATORS
 from voicebus.services.session.reception import Reception
-from voicebus.services.session.writer import Writer
+from voicebus.services.session.writer import SLOW_S, Writer
 
 ENDED_KEPT_US = 60_000_000
 """An ended conversation stays in memory for a while: its last frames, its replies."""
@@ -54,13 +54,14 @@ class Shard:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._recovered_calls = False
         self.journal_lost = False
+        self.journal_slow = False
         self._last_us = 0
         endpoints = runtime.endpoints
         sockets = runtime.sockets
         self.journal = Journal(Path(runtime.cell.data).absolute() / f"session-{self._number}.db")
         self._attempt = AttemptMark(self.journal.path.with_suffix(".attempt"))
         self._fail = Failpoints(self._settings.failpoint)
-        self._writer = Writer(self.journal, self._collect, self._committed)
+        self._writer = Writer(self.journal, self._collect, self._committed, self._journal_slow)
         self._reception = Reception(runtime, self)
         self._desk = self._reception.desk
         self._recover()
@@ -284,8 +285,18 @@ class Shard:
                 f"the journal {self.journal.path} cannot be written: new sessions are refused, "
                 "live ones go on; free the disk or make it writable"
             )
+        elif self.journal_slow:
+            self._runtime.failing(
+                f"the disk is slow: the journal {self.journal.path} has taken more than "
+                f"{SLOW_S:g} s for a commit; sound and interrupts go on, events and replies wait"
+            )
         else:
             self._runtime.ready()
+
+    def _journal_slow(self, is_slow: bool) -> None:
+        self.journal_slow = is_slow
+        if not self._reception.draining:
+            self._journal_changed()
 
     def _tell_journal_lost(self) -> None:
         """Live conversations go on, and their clients know what a restart would cost."""

@@ -13,6 +13,9 @@ from voicebus.services.session.pace import Pace
 
 log = structlog.get_logger("session.writer")
 
+SLOW_S = 1.0
+"""A commit takes a millisecond; a disk that needs so long is about to be a trouble."""
+
 BACKLOG_BYTES = 256 * 1024 * 1024
 
 
@@ -30,11 +33,15 @@ class Writer:
         journal: Journal,
         collect: Callable[[], list[Work]],
         committed: Callable[[list[Work], bool], None],
+        slow: Callable[[bool], None] = lambda is_slow: None,
     ) -> None:
-        """`committed(work, safe)`: `safe` is False when the journal could not take it."""
+        """`committed(work, safe)`: `safe` is False when the journal could not take it.
+        `slow(True)` is told while a commit takes longer than `SLOW_S`, `slow(False)` after it."""
         self._journal = journal
         self._collect = collect
         self._committed = committed
+        self._slow = slow
+        self._is_slow = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._busy: asyncio.Task[None] | None = None
         self._backlog: list[Commit] = []
@@ -63,6 +70,8 @@ class Writer:
     async def _write(self, commits: list[Commit]) -> bool:
         loop = asyncio.get_running_loop()
         owed = [*self._backlog, *commits]
+        began_s = loop.time()
+        late = loop.call_later(SLOW_S, self._is_late)
         try:
             await loop.run_in_executor(self._thread, self._journal.write, owed)
         except sqlite3.Error as error:
@@ -71,11 +80,22 @@ class Writer:
             self.usable = False
             self._keep(commits)
             return False
+        finally:
+            late.cancel()
+            if self._is_slow:
+                self._is_slow = False
+                log.info("journal.was_slow", seconds=round(loop.time() - began_s, 1))
+                self._slow(False)
         if not self.usable:
             log.info("journal.back", path=str(self._journal.path), commits=len(owed))
         self.usable = True
         self._backlog, self._backlog_bytes = [], 0
         return True
+
+    def _is_late(self) -> None:
+        self._is_slow = True
+        log.warning("journal.slow", path=str(self._journal.path), seconds=SLOW_S)
+        self._slow(True)
 
     def _keep(self, commits: list[Commit]) -> None:
         """Whole or not at all: a journal with a hole would rebuild a wrong conversation."""

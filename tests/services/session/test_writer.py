@@ -1,5 +1,6 @@
 """The write path's thread: one batch at a time, nothing acknowledged that is not safe."""
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -22,7 +23,10 @@ class Desk:
         self.journal = Journal(path)
         self.waiting: list[Work] = []
         self.done: list[tuple[list[str], bool]] = []
-        self.writer = Writer(self.journal, self._collect, self._committed)
+        self.slow: asyncio.Queue[bool] = asyncio.Queue()
+        self.writer = Writer(
+            self.journal, self._collect, self._committed, slow=self.slow.put_nowait
+        )
 
     def _collect(self) -> list[Work]:
         batch, self.waiting = self.waiting, []
@@ -57,6 +61,24 @@ async def test_what_came_meanwhile_is_the_next_batch(tmp_path: Path) -> None:
     await desk.write(work("s0-c"))
 
     assert desk.done == [(["s0-a", "s0-b"], True), (["s0-c"], True)]
+    await desk.writer.drain()
+
+
+async def test_a_commit_that_takes_long_is_told_while_it_does_and_is_as_safe_as_any(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path / "j.db")
+    other = sqlite3.connect(desk.journal.path, isolation_level=None)
+    other.execute("begin immediate")
+    writing = asyncio.create_task(desk.write(work("s0-a")))
+
+    assert await desk.slow.get() is True
+    assert desk.done == []
+    other.execute("rollback")
+    await writing
+    assert await desk.slow.get() is False
+    assert desk.done == [(["s0-a"], True)]
+    other.close()
     await desk.writer.drain()
 
 
