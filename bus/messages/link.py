@@ -190,6 +190,8 @@ class ProviderClosed(Event, tag="closed", frozen=True, kw_only=True):
     reason: str = ""
     events_lost: bool = False
     by_us: bool = False
+    error: str | None = None
+    """Why nobody was dialled, where that is ours to name: `no_key`."""
 
 
 ANY_DOWN = Hello | Ack | Dial | SendFrame | ReleaseSound | GrantToken | HangUp | Flush

@@ -29,6 +29,7 @@ def from_transport(message: link.Event, now_us: int) -> i.AnyInput | None:
                 reason=message.reason,
                 by_us=message.by_us,
                 events_lost=message.events_lost,
+                error=message.error,
             )
         case link.Flushed():
             return i.SoundFlushed(now_us=now_us, responses=message.responses)

@@ -283,13 +283,23 @@ class Conversation:
                 assert_never(piece)
 
     def closed(
-        self, now: Moment, *, code: int | None, http_status: int | None, reason: str
+        self,
+        now: Moment,
+        *,
+        code: int | None,
+        http_status: int | None,
+        reason: str,
+        error: str | None = None,
     ) -> list[Effect]:
         """The socket of the current generation is closed, or could not be opened."""
         if self.line is Line.IDLE:
             return []
         return self._over(
-            now, code=code, http_status=http_status, reason=self._why_closing or reason
+            now,
+            code=code,
+            http_status=http_status,
+            reason=self._why_closing or reason,
+            error=error,
         )
 
     def wrote(self, write: Write, now: Moment) -> list[Effect]:
@@ -357,7 +367,13 @@ class Conversation:
         return [*published, Count("own_flushes"), *self._up(Flushed, now, responses=responses)]
 
     def _over(
-        self, now: Moment, *, code: int | None, reason: str, http_status: int | None = None
+        self,
+        now: Moment,
+        *,
+        code: int | None,
+        reason: str,
+        http_status: int | None = None,
+        error: str | None = None,
     ) -> list[Effect]:
         told = self._tell_sound(now)
         unsent = self.outbox.clear()
@@ -373,6 +389,7 @@ class Conversation:
             reason=reason,
             events_lost=self._events_lost,
             by_us=self._hung_up_by_us,
+            error=error,
         )
         # Beyond the ring's bound as well: that it is over must be known.
         self.ring.append([encode(closed)])

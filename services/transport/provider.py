@@ -20,6 +20,8 @@ CLOSE_S = 1.5
 """How long a closing handshake may take."""
 PING_S = 20.0
 REASON_LIMIT = 300
+SHORTEST_KEY = 8
+"""A shorter one is a placeholder; to take it out would take letters out of words."""
 _BREACHES = (1002, 1003, 1007, 1009)
 """Codes we close with when a frame breaks the protocol or the limit."""
 
@@ -46,6 +48,8 @@ class Ended(NamedTuple):
     code: int | None
     http_status: int | None
     reason: str
+    error: str | None = None
+    """Our own word for it, where nobody was dialled: `no_key`."""
 
 
 class Port(NamedTuple):
@@ -340,6 +344,6 @@ def _said(body: bytes, key: str | None) -> str:
 
 def _clean(text: str, key: str | None) -> str:
     """Short enough, and without the key, should anybody have repeated it."""
-    if key:
+    if key and len(key) >= SHORTEST_KEY:
         text = text.replace(key, "…")
     return text if len(text) <= REASON_LIMIT else text[:REASON_LIMIT] + "…"

@@ -306,6 +306,9 @@ class Switchboard:
         if isinstance(target, str):
             self._ended(call, order.generation, Ended(None, None, target))
             return
+        if isinstance(target, keys.NoKey):
+            self._ended(call, order.generation, Ended(None, None, target.text, "no_key"))
+            return
         socket = call.socket = ProviderSocket(target, self._port(call, order.generation))
         self._ending.add(socket.task)
         socket.task.add_done_callback(self._over)
@@ -327,7 +330,7 @@ class Switchboard:
         if error is not None:
             self._runtime.fail(error)
 
-    def _target(self, call: _Call, order: words.Dial) -> Target | str:
+    def _target(self, call: _Call, order: words.Dial) -> Target | keys.NoKey | str:
         """Where to dial, or why not."""
         if self._is_draining:
             return "this transport is stopping"
@@ -344,7 +347,7 @@ class Switchboard:
         key = None if isinstance(found, keys.NoKey) else found
         if isinstance(found, keys.NoKey):
             if not address.is_loopback:
-                return found.text
+                return found
         elif not address.is_secure and not address.is_loopback:
             self._log.warning("provider.key_in_clear", place=address.place)
         return Target(
@@ -437,6 +440,7 @@ class Switchboard:
                 code=ended.code,
                 http_status=ended.http_status,
                 reason=ended.reason,
+                error=ended.error,
             ),
         )
 

@@ -95,6 +95,8 @@ class ProviderDisconnected(Input, frozen=True, kw_only=True):
     by_us: bool = False
     events_lost: bool = False
     """The transport had to drop events that we have not seen."""
+    error: str | None = None
+    """Our own word for why nobody was dialled: `no_key`."""
 
 
 class TransportLost(Input, frozen=True, kw_only=True):

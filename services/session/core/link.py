@@ -212,7 +212,7 @@ def disconnected(d: Draft, event: i.ProviderDisconnected) -> None:
     ):
         return
     if event.http_status is not None or event.code is None:
-        code = str(event.http_status) if event.http_status else "unreachable"
+        code = str(event.http_status) if event.http_status else event.error or "unreachable"
         close(d, "error", code=code, message=event.reason, hang_up=False)
     else:
         message = event.reason or "the provider closed the connection"

@@ -36,6 +36,8 @@ def may_help(event: i.ProviderDisconnected) -> bool:
     """Whether dialling again can succeed."""
     if event.by_us:
         return True  # the transport is being stopped; another one, or its successor, will do
+    if event.error is not None:
+        return False  # a key that is not there does not come by waiting
     if event.http_status is not None:
         return event.http_status in HELPS_HTTP
     return event.code is None or event.code in HELPS

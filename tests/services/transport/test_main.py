@@ -368,7 +368,12 @@ async def test_close_codes_and_reasons_are_told_exactly(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "says"), [("sk-1", "refused the key from OPENAI_API_KEY"), ("", "wants a key")]
+    ("key", "says"),
+    [
+        ("sk-1", "refused the key from OPENAI_API_KEY"),
+        ("r", "refused the key from OPENAI_API_KEY"),  # whatever it is, no letters are taken out
+        ("", "wants a key"),
+    ],
 )
 async def test_a_refused_handshake_is_told_with_status_and_reason(
     start: Start, monkeypatch: pytest.MonkeyPatch, key: str, says: str
@@ -427,6 +432,7 @@ async def test_without_a_key_nobody_but_this_machine_is_dialled(start: Start) ->
 
     assert "OPENAI_API_KEY" in closed.reason
     assert "provider_key_file" in closed.reason
+    assert closed.error == "no_key"
 
 
 async def test_a_dial_stopped_at_once_is_told_as_closed(start: Start) -> None:

@@ -196,6 +196,19 @@ def test_a_refused_handshake_ends_the_session_with_its_status(http_status: int) 
     assert of(effects, fx.HangUp) == []
 
 
+def test_a_missing_key_is_named() -> None:
+    effects = Stage(ready=False).play(
+        i.ProviderDisconnected(generation=1, reason="no provider key: set it", error="no_key")
+    )
+
+    (closed,) = of(effects, SessionClosed)
+    assert (closed.reason, closed.code, closed.message) == (
+        "error",
+        "no_key",
+        "no provider key: set it",
+    )
+
+
 def test_a_provider_that_cannot_be_reached_says_so() -> None:
     effects = Stage(ready=False).play(i.ProviderDisconnected(generation=1, reason="refused"))
 

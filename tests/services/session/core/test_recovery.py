@@ -92,6 +92,17 @@ def test_a_refused_handshake_is_repeated_where_that_can_help(status: int, again:
     assert bool(of(told, SessionClosed)) is not again
 
 
+def test_a_key_that_is_not_there_any_more_ends_the_session() -> None:
+    stage = Stage()
+    stage.play(cut())
+    stage.wait(0.2)
+
+    told = stage.play(i.ProviderDisconnected(generation=2, reason="none", error="no_key"))
+
+    assert [one.code for one in of(told, SessionClosed)] == ["no_key"]
+    assert of(told, SessionReconnecting) == []
+
+
 def test_a_connection_that_our_own_transport_ended_is_dialled_again() -> None:
     stage = Stage()
 
