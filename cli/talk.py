@@ -45,7 +45,9 @@ def talk(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write what was heard of the answers, as a WAV."),
+        typer.Option(
+            metavar="FILE", help="Write what was heard, as a WAV, into a folder that is there."
+        ),
     ] = None,
     as_json: Annotated[
         bool,
@@ -74,6 +76,8 @@ def talk(
         raise Problem("nothing to say: give --text TEXT or --wav FILE")
     if modality is not None and modality not in MODALITIES:
         raise Problem(f"--modality {modality!r} is neither text nor audio")
+    if out is not None and not out.parent.is_dir():
+        raise Problem(f"--out {out}: there is no folder {out.parent}; make it, or choose another")
     if timeout <= 0:
         raise Problem(f"--timeout {timeout:g}: give a number of seconds above 0")
     try:

@@ -14,6 +14,7 @@ from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages.system import State
 from voicebus.cli import processes, stack
+from voicebus.cli.guard import GUARD
 from voicebus.cli.plan import Wish
 from voicebus.services.supervisor import Supervisor
 
@@ -96,12 +97,13 @@ def running(wish: Wish, on_failure: Callable[[str], None] = stack.silent) -> Ite
     """A cell in a private run folder, ready; stopped and checked at the end.
 
     The environment's provider and key never get in: without a provider of the wish's own, the
-    simulator is it. `on_failure` gets the logs when the cell does not start.
+    simulator is it. `on_failure` gets the logs when the cell does not start. When this process is
+    killed, the cell ends within seconds, too.
     """
     given = dict(os.environ if wish.environment is None else wish.environment)
     for name in [name for name in given if name.startswith("VOICEBUS_")] + ["OPENAI_API_KEY"]:
         given.pop(name, None)
-    with testing.run_folder() as folder:
+    with testing.run_folder() as folder, GUARD.watching(folder):
         simulator = wish.simulator if wish.simulator is not None else wish.provider_url is None
         own = replace(wish, run_dir=folder, environment=given, simulator=simulator)
         try:

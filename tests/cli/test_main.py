@@ -82,6 +82,7 @@ def test_what_cannot_be_understood_ends_with_code_2_and_a_sentence(
         (("up", "--provider-key-file", "/nowhere"), {}, 1, "the provider's key from /nowhere"),
         (("status",), {"VOICEBUS_CONFIG": "/nowhere.toml"}, 2, "/nowhere.toml"),
         (("down", "--run-dir", "/tmp/" + "x" * 100), {}, 2, "too long"),
+        (("talk", "--text", "x", "--out", "/no/a.wav"), {}, 1, "there is no folder /no; make it"),
     ],
 )
 def test_a_users_mistake_is_a_sentence_and_starts_nothing(
