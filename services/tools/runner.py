@@ -75,9 +75,9 @@ def main(
         link = pipe.Link(_stdio(descriptors))
         confine.limit(memory_mb=limits.memory_mb, files=limits.files, tasks=limits.tasks)
         watch = CancelWatch(limits.cancel_endpoints)
-        # Last: the socket's own threads keep their priority, so that a cancel arrives in time.
-        confine.yield_the_cpu()
         runner = Runner(tools, limits, link, watch)
+        # Last: the socket's own threads keep their priority, so that a cancel arrives in time.
+        runner.make_way()
         link.send(pipe.Ready())
         if is_async:
             asyncio.run(serve_async(runner))
@@ -131,6 +131,12 @@ class Runner:
         self.orders: list[pipe.Run] = []
         self._memory_kb = _memory_kb()
         self._pid = os.getpid()
+        self._has_made_way = False
+
+    def make_way(self) -> None:
+        """Sound comes first. Tried again before each call, should the system not have taken it."""
+        if not self._has_made_way:
+            self._has_made_way = confine.yield_the_cpu()
 
     def listen(self) -> None:
         """Take in what has come, without waiting."""
@@ -153,6 +159,7 @@ class Runner:
 
     def prepare(self, order: pipe.Run) -> "Prepared | pipe.Done":
         """The call, checked; or how it ended before it began."""
+        self.make_way()
         tool = self.tools.get(order.tool)
         key = (order.session_id, order.call_id)
         if tool is None:

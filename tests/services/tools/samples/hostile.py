@@ -189,8 +189,10 @@ def environment() -> dict[str, str]:
 @tool
 def priority() -> dict[str, int]:
     """How the kernel sees this process."""
+    session = pathlib.Path("/proc/self/autogroup")
     return {
-        "policy": os.sched_getscheduler(0),
+        "nice": os.getpriority(os.PRIO_PROCESS, 0),
+        "session_nice": int(session.read_text().split()[-1]) if session.is_file() else 19,
         "session_leader": int(os.getsid(0) == os.getpid()),
         "sigterm_is_default": int(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL),
         "stdin_bytes": len(os.read(0, 10)),
