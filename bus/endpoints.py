@@ -28,6 +28,19 @@ class Endpoints:
                 "choose a shorter one with --run-dir or VOICEBUS_RUN"
             )
 
+    def shards(self) -> tuple[int, ...]:
+        """The session processes whose sockets are there now, whether or not they answer."""
+        return self._there("session", "commands")
+
+    def transports(self) -> tuple[int, ...]:
+        """The same of the transports."""
+        return self._there("transport", "link")
+
+    def _there(self, role: str, socket: str) -> tuple[int, ...]:
+        names = (path.stem for path in self.run_dir.glob(f"{role}-*.{socket}"))
+        numbers = (name.removeprefix(f"{role}-") for name in names)
+        return tuple(sorted(int(number) for number in numbers if number.isdecimal()))
+
     def _ipc(self, name: str) -> str:
         return f"ipc://{self.run_dir / name}"
 

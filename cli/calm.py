@@ -27,9 +27,8 @@ async def until(
 ) -> Sessions:
     """Look at the open conversations until they are as wanted, or for so long. Those that are
     there at the end; none when no session process answers."""
-    shards = sum(1 for _ in endpoints.run_dir.glob("session-*.commands"))
     begun = told = time.monotonic()
-    async with RealtimeClient(endpoints, shards=max(1, shards), deadline_s=ANSWER_S) as client:
+    async with RealtimeClient(endpoints, deadline_s=ANSWER_S) as client:
         while True:
             found = await _sessions(client)
             now = time.monotonic()
@@ -42,7 +41,7 @@ async def until(
 
 
 async def _sessions(client: RealtimeClient) -> Sessions:
-    asked: list[Awaitable[Sessions]] = [client.sessions(shard) for shard in range(client.shards)]
+    asked: list[Awaitable[Sessions]] = [client.sessions(shard) for shard in client.shards]
     found: Sessions = []
     for answer in await asyncio.gather(*asked, return_exceptions=True):
         if isinstance(answer, ClientError):

@@ -186,13 +186,12 @@ async def client_of(endpoints: Endpoints) -> AsyncIterator[RealtimeClient]:
     """A client of the stack that runs there. Raises Problem where none runs, and for whatever
     the client says went wrong."""
     where = endpoints.run_dir
-    shards = sum(1 for _ in where.glob("session-*.commands"))
-    if not shards:
+    if not endpoints.shards():
         raise Problem(
             f"Voicebus does not run in {where}: start it with `voicebus up --run-dir {where}`"
         )
     try:
-        async with RealtimeClient(endpoints, shards=shards) as client:
+        async with RealtimeClient(endpoints) as client:
             await client.ping(deadline_s=FIRST_ANSWER_S)
             yield client
     except ClientError as error:

@@ -5,12 +5,16 @@ import json
 from voicebus.cli import folders
 from voicebus.cli.options import AsJson, RunDir
 from voicebus.config import loader
-from voicebus.config.settings import RelaySettings
+from voicebus.config.settings import CellSettings, RelaySettings
 
 
 def endpoints(run_dir: RunDir = None, as_json: AsJson = False) -> None:
     """Print the name and the address of each socket, whether or not anybody listens there."""
-    addresses = folders.endpoints(run_dir).every() | _elsewhere()
+    where = folders.endpoints(run_dir)
+    cell, _ = loader.load(CellSettings, loader.current_environment(), {})
+    shards = max(cell.shards, len(where.shards()))
+    transports = max(cell.transports, len(where.transports()))
+    addresses = where.every(shards, transports) | _elsewhere()
     if as_json:
         print(json.dumps(addresses, indent=2))
         return

@@ -1,6 +1,7 @@
 """`voicebus restart`: other code, the same conversations."""
 
 import asyncio
+import signal
 import sys
 import time
 import xmlrpc.client
@@ -54,8 +55,9 @@ def restart(
     """Restart roles one process after the other while calls go on; return when each is ready.
 
     session: its conversations wait half a second and go on, the sound does not pause. tools: the
-    next host takes the new calls while the old one finishes what runs. transport: waits for a
-    silence, then its conversations reconnect to the provider and are told their history.
+    next host takes the new calls while the old one finishes what runs. transport: each conversation
+    leaves for another transport in its next silence; of a single transport a silence of all is
+    awaited. They reconnect to the provider, which is told their history.
     """
     wanted = ORDER if "all" in roles else tuple(dict.fromkeys(roles))
     for role in wanted:
@@ -97,7 +99,9 @@ class Restart:
         if not running and must_be_there:
             raise Problem(f"no {role} runs in {self._endpoints.run_dir}")
         for program in running:
-            if role == "transport":
+            if role == "transport" and sum(1 for one in running if one.pid) > 1:
+                self._empty(program.name)
+            elif role == "transport":
                 self._wait_for_silence()
             self._again(program)
 
@@ -118,6 +122,26 @@ class Restart:
         self._start(HOST, after=before)
         self._stop(NEXT_HOST)
         self._tell(f"{HOST} is ready again")
+
+    def _empty(self, name: str) -> None:
+        """Its conversations leave it for the other transports, each in a silence of its own."""
+        try:
+            self._supervisor.send_signal(name, signal.SIGUSR2)
+        except (Silent, OSError, xmlrpc.client.Error):
+            return  # it has just ended by itself
+        left = asyncio.run(
+            calm.until(
+                self._endpoints,
+                lambda now: not _on(now, name),
+                self._silence_s,
+                lambda now: self._tell(f"waiting for {len(_on(now, name))} to leave {name}"),
+            )
+        )
+        if cut := len(_on(left, name)):
+            self._tell(
+                f"{cut} conversations found no silence to leave {name} within "
+                f"{self._silence_s:g} s: their turns are cut"
+            )
 
     def _wait_for_silence(self) -> None:
         begun = time.monotonic()
@@ -160,6 +184,10 @@ class Restart:
 
 def _is_next(state: State, after: int) -> bool:
     return state.state == "ready" and state.pid != after
+
+
+def _on(sessions: calm.Sessions, transport: str) -> calm.Sessions:
+    return [one for one in sessions if one.get("transport") == transport]
 
 
 def _busy(sessions: calm.Sessions) -> str:

@@ -15,6 +15,7 @@ from voicebus.client.commands import DEADLINE_S, Commander
 from voicebus.client.errors import ClientError
 from voicebus.client.logs import log
 from voicebus.client.session import EVERY_RIGHT, RealtimeSession, Right, as_config
+from voicebus.client.shards import Shards
 
 
 class RealtimeClient:
@@ -32,21 +33,25 @@ class RealtimeClient:
         run_dir: str | Path | Endpoints = "var/run",
         *,
         shard: int | None = None,
-        shards: int = 1,
+        shards: int | None = None,
         deadline_s: float = DEADLINE_S,
         keys: Keys | None = None,
     ) -> None:
         """A Voicebus elsewhere: `RealtimeClient(Elsewhere(host, port), keys=read_keys(file))`.
 
-        `shard` fixes the session process; else new sessions go around the `shards` there are."""
+        New sessions go around the session processes whose sockets are in the run folder, or around
+        so many `shards`; one that is full or away is left out. `shard` names the only one."""
         self.endpoints = run_dir if isinstance(run_dir, Endpoints) else Endpoints(run_dir)
-        self.shards = shards
-        self._shard = shard
-        self._next_shard = 0
         self._deadline_s = deadline_s
         self._keys = keys
         self._made: Sockets | None = None
         self.commander = Commander(self.sockets, self.endpoints)
+        self._shards = Shards(self.commander, self.endpoints, count=shards, only=shard)
+
+    @property
+    def shards(self) -> tuple[int, ...]:
+        """The numbers of the session processes."""
+        return self._shards.there()
 
     def sockets(self) -> Sockets:
         """This client's sockets, made at first use inside the running loop."""
@@ -79,22 +84,27 @@ class RealtimeClient:
         """
         return Joining(lambda: self._attach(session_id, rights, from_seq))
 
-    async def sessions(self, shard: int = 0) -> list[dict[str, Any]]:
-        """The sessions of a shard."""
-        return _list_of(await self._ask(shard, "list"), "sessions")
+    async def sessions(self, shard: int | None = None) -> list[dict[str, Any]]:
+        """The open sessions of all shards, or of one."""
+        wanted = self.shards if shard is None else (shard,)
+        answers = await asyncio.gather(*(self._ask(one, "list") for one in wanted))
+        return [session for answer in answers for session in _list_of(answer, "sessions")]
 
-    async def catalogue(self, shard: int = 0) -> list[dict[str, Any]]:
-        """The tools of the pool."""
-        return _list_of(await self._ask(shard, "catalogue"), "tools")
+    async def catalogue(self, shard: int | None = None) -> list[dict[str, Any]]:
+        """The tools of the pool, as any shard knows them, or this one."""
+        asked = await self._shards.any() if shard is None else shard
+        return _list_of(await self._ask(asked, "catalogue"), "tools")
 
-    async def schema(self, name: str | None = None, shard: int = 0) -> dict[str, Any]:
+    async def schema(self, name: str | None = None, shard: int | None = None) -> dict[str, Any]:
         """The protocol: `names` of its files, and the `schema` of the one that was named."""
-        data = await self._ask(shard, "schema", {"name": name})
+        asked = await self._shards.any() if shard is None else shard
+        data = await self._ask(asked, "schema", {"name": name})
         return data if isinstance(data, dict) else {}
 
-    async def ping(self, shard: int = 0, *, deadline_s: float | None = None) -> None:
-        """Is that session process there? Raises NobodyAnswers."""
-        await self._ask(shard, "ping", deadline_s=deadline_s)
+    async def ping(self, shard: int | None = None, *, deadline_s: float | None = None) -> None:
+        """Is any session process there, or this one? Raises NobodyAnswers."""
+        asked = await self._shards.any() if shard is None else shard
+        await self._ask(asked, "ping", deadline_s=deadline_s)
 
     def close(self) -> None:
         """Close all sockets; sessions that were not closed end when their lease does."""
@@ -129,7 +139,8 @@ class RealtimeClient:
         return reply.data
 
     async def _connect(self, config: dict[str, Any]) -> RealtimeSession:
-        opened = _opened(await self._ask(self._choose(), "open", {"config": config}))
+        reply = await self._shards.open({"config": config}, self._deadline_s)
+        opened = _opened(reply.data)
         session = RealtimeSession(self.sockets(), self.commander, opened, config=config)
         return await _joined(session, session.close)
 
@@ -153,13 +164,6 @@ class RealtimeClient:
             rights=rights,
         )
         return await _joined(session, session.detach)
-
-    def _choose(self) -> int:
-        if self._shard is not None:
-            return self._shard
-        chosen = self._next_shard % self.shards
-        self._next_shard += 1
-        return chosen
 
 
 class Joining(Awaitable[RealtimeSession]):

@@ -42,11 +42,13 @@ class Commander:
         token: str | None = None,
         id: str | None = None,
         deadline_s: float = DEADLINE_S,
+        patient: bool = True,
     ) -> Reply:
         """The reply, always an ok one. Raises NobodyAnswers, NoReply or CommandRefused.
 
         It is sent again with the same id after 250 ms, 500 ms, 1 s, 2 s, …: a session does nothing
-        twice for one id, so this is always safe.
+        twice for one id, so this is always safe. With `patient` False a refusal is raised at once,
+        also one after which trying again can help.
         """
         request = Command(
             id=id or ids.ulid(),
@@ -66,7 +68,7 @@ class Commander:
                 return reply
             if reply is not None:
                 refused = reply.error
-                wait = _wait_before_retry(refused, pause)
+                wait = _wait_before_retry(refused, pause) if patient else None
                 if wait is None or loop.time() + wait >= end:
                     break
                 await asyncio.sleep(wait)

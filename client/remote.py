@@ -16,6 +16,10 @@ class Elsewhere(Endpoints):
         self._at = f"tcp://{host}"
         self._port = port
 
+    def shards(self) -> tuple[int, ...]:
+        """The relay finds the one for a new session."""
+        return (0,)
+
     def commands(self, shard: int) -> str:
         """The relay passes commands on to the session's process."""
         return f"{self._at}:{self._port + 1}"

@@ -25,9 +25,10 @@ Answer = Callable[[Command], Any]
 
 
 class FakeCell:
-    """Session shard 0 and transport 0 of a run folder, moved by a test."""
+    """A session shard and the transport of the same number of a run folder, moved by a test."""
 
-    def __init__(self, run_dir: str | Path) -> None:
+    def __init__(self, run_dir: str | Path, shard: int = 0) -> None:
+        self.shard = shard
         """Make it inside the running loop; it is up at once."""
         self.endpoints = Endpoints(run_dir)
         self.log: dict[str, list[bytes]] = {}
@@ -52,8 +53,9 @@ class FakeCell:
         """What a handler of the stand-in raised: a bug in the test."""
         self._router: Router | None = None
         self._events: Publisher | None = None
-        self._audio_in = self._sockets.router(self.endpoints.audio_in(0), self._heard)
-        self._audio_out = self._sockets.publisher(self.endpoints.audio_out(0), self._welcome_sound)
+        self._audio_in = self._sockets.router(self.endpoints.audio_in(self.shard), self._heard)
+        at = self.endpoints.audio_out(self.shard)
+        self._audio_out = self._sockets.publisher(at, self._welcome_sound)
         self.start()
 
     # --- the processes ------------------------------------------------------------------------
@@ -61,8 +63,8 @@ class FakeCell:
     def start(self) -> None:
         """The session process comes (back) with the events it had."""
         self.inc = ids.incarnation()
-        self._router = self._sockets.router(self.endpoints.commands(0), self._asked)
-        self._events = self._sockets.publisher(self.endpoints.events(0), self._welcome)
+        self._router = self._sockets.router(self.endpoints.commands(self.shard), self._asked)
+        self._events = self._sockets.publisher(self.endpoints.events(self.shard), self._welcome)
 
     def kill(self) -> None:
         """The session process dies: its sockets go, what was in flight is lost."""
@@ -90,7 +92,7 @@ class FakeCell:
 
     def begin(self) -> str:
         """A session exists."""
-        session_id = ids.session_id(0)
+        session_id = ids.session_id(self.shard)
         self.log[session_id] = []
         return session_id
 
@@ -236,11 +238,11 @@ class FakeCell:
         return Opened(
             session_id=session_id,
             token=ids.token(),
-            transport="transport-0",
-            audio_in=self.endpoints.audio_in(0),
-            audio_out=self.endpoints.audio_out(0),
-            events=self.endpoints.events(0),
-            commands=self.endpoints.commands(0),
+            transport=f"transport-{self.shard}",
+            audio_in=self.endpoints.audio_in(self.shard),
+            audio_out=self.endpoints.audio_out(self.shard),
+            events=self.endpoints.events(self.shard),
+            commands=self.endpoints.commands(self.shard),
         )
 
     def _page(self, session_id: str, command: Command) -> dict[str, Any]:

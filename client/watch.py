@@ -71,7 +71,7 @@ class Watch:
         self._ended: dict[str, None] = {}
         self._welcomed = asyncio.Event()
         if session_id is None:
-            events = [client.endpoints.events(shard) for shard in range(client.shards)]
+            events = [client.endpoints.events(shard) for shard in client.shards]
             prefix, sound = b"event/", b"audio/"
         else:
             if ids.shard_of(session_id) is None:

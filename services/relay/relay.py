@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from voicebus.services.relay.owners import Owners
 from voicebus.services.relay.subscriptions import Subscriptions
 from voicebus.services.runtime import Runtime
 
+OPENED_KEPT = 10_000
+ELSEWHERE = frozenset({"busy", "draining"})
+"""Refusals of one session process that say nothing about the others."""
 PENDING_S = 60.0
 """A command that was not answered by then is forgotten; its client asks again anyway."""
 ANYBODY = Client(
@@ -45,6 +48,12 @@ class Pending:
     command: Command
     route: Route
     until_s: float
+    shards: tuple[int, ...]
+    """The session processes that have it now."""
+    full: tuple[int, ...] = ()
+    """Those that had no room for it."""
+    sessions: dict[int, list[Any]] = field(default_factory=dict)
+    """What each has answered to `list` so far."""
 
 
 class Relay:
@@ -71,6 +80,8 @@ class Relay:
         self._sound_rate = Buckets(settings.sound_bytes_per_s)
         self._pending: dict[tuple[str, str], Pending] = {}
         self._in_flight: dict[str, int] = {}
+        self._opened: dict[tuple[str, str], int] = {}
+        """Where an `open` was performed, if that was not its first choice."""
         self._homes: dict[str, int] = {}
         """Session -> transport, as far as replies and events have told."""
         self._dealers: dict[tuple[str, int], Dealer] = {}
@@ -296,39 +307,77 @@ class Relay:
 
     def _pass_on(self, name: str, command: Command, route: Route, raw: bytes) -> None:
         key = (name, command.id)
-        if key not in self._pending:
+        pending = self._pending.get(key)
+        until_s = self._loop.time() + PENDING_S
+        if pending is None:
             waiting = self._in_flight.get(name, 0)
             if waiting >= self._settings.in_flight:
                 text = f"{waiting} commands of client {name!r} already wait for their replies"
                 self._refuse(route, command.id, "busy", text, after_ms=250)
                 return
             self._in_flight[name] = waiting + 1
+            pending = Pending(command, route, until_s, self._shards_of(name, command))
+            self._pending[key] = pending
         # Again with the same id: the newest route gets the one reply.
-        self._pending[key] = Pending(command, route, self._loop.time() + PENDING_S)
-        if self._dealer(name, self._shard_of(command)).send([raw]) is not Sent.OK:
-            self._forget(key)
-            self._refuse(route, command.id, "busy", "its session process is away", after_ms=500)
+        pending.route, pending.until_s = route, until_s
+        self._hand_over(name, pending, raw)
 
-    def _shard_of(self, command: Command) -> int:
+    def _hand_over(self, name: str, pending: Pending, raw: bytes) -> None:
+        sent = [self._dealer(name, shard).send([raw]) for shard in pending.shards]
+        if any(one is not Sent.OK for one in sent):
+            id = pending.command.id
+            self._forget((name, id))
+            self._refuse(pending.route, id, "busy", "its session process is away", after_ms=500)
+
+    def _shards_of(self, name: str, command: Command) -> tuple[int, ...]:
         shards = self._runtime.cell.shards
         if command.session_id is not None:
-            return min(ids.shard_of(command.session_id) or 0, shards - 1)
-        # The same id must find the same process again.
-        return sum(command.id.encode()) % shards if command.command == "open" else 0
+            return (min(ids.shard_of(command.session_id) or 0, shards - 1),)
+        match command.command:
+            case "list":
+                return tuple(range(shards))
+            case "open":
+                # The same id must find the same process again.
+                first = sum(command.id.encode()) % shards
+                return (self._opened.get((name, command.id), first),)
+            case _:
+                return (0,)
+
+    def _is_passed_on(self, name: str, shard: int, pending: Pending, reply: Reply) -> bool:
+        """Whether this answer is not the last word: others are asked, or have yet to answer."""
+        if shard not in pending.shards:
+            return True  # a second answer of one that had no room
+        command, shards = pending.command, self._runtime.cell.shards
+        if command.command == "open" and reply.error is not None:
+            pending.full += (shard,)
+            left = [n for n in range(shards) if n not in pending.full]
+            if reply.error.code not in ELSEWHERE or not left:
+                return False
+            pending.shards = (left[0],)
+            self._hand_over(name, pending, encode(command))
+            return True
+        if command.command == "open" and pending.full:
+            self._opened[name, command.id] = shard
+            if len(self._opened) > OPENED_KEPT:
+                del self._opened[next(iter(self._opened))]
+        if command.command == "list" and isinstance(reply.data, dict):
+            pending.sessions[shard] = list(reply.data.get("sessions", []))
+            return len(pending.sessions) < len(pending.shards)
+        return False
 
     def _dealer(self, name: str, shard: int) -> Dealer:
         """One for each client, so that each has its own limit inside."""
         if (name, shard) not in self._dealers:
 
             def answered(frames: Frames) -> None:
-                self._answered(name, frames)
+                self._answered(name, shard, frames)
 
             self._dealers[name, shard] = self._runtime.sockets.dealer(
                 self._runtime.endpoints.commands(shard), answered, name=f"relay.{name}"
             )
         return self._dealers[name, shard]
 
-    def _answered(self, name: str, frames: Frames) -> None:
+    def _answered(self, name: str, shard: int, frames: Frames) -> None:
         try:
             reply = _replies.decode(frames[-1])
         except msgspec.DecodeError as error:
@@ -337,6 +386,8 @@ class Relay:
         pending = self._pending.get((name, reply.id))
         if pending is None:
             return  # the answer to a repetition
+        if self._is_passed_on(name, shard, pending, reply):
+            return
         self._forget((name, reply.id))
         raw = bytes(frames[-1])
         match pending.command.command, reply.data:
@@ -344,7 +395,8 @@ class Relay:
                 if pending.command.command == "open":
                     self._owners.add(name, session_id)
                 self._settle(session_id, transport)
-            case "list", {"sessions": list(sessions)}:
+            case "list", {"sessions": list()}:
+                sessions = [one for found in pending.sessions.values() for one in found]
                 raw = encode(msgspec.structs.replace(reply, data=self._visible(name, sessions)))
             case _:
                 pass

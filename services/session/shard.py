@@ -410,7 +410,8 @@ class Shard:
     def _load(self) -> dict[int, int]:
         load: dict[int, int] = {}
         for conversation in self.conversations.values():
-            if conversation.ended_us is None:
+            # One that is being opened is on none yet.
+            if conversation.ended_us is None and conversation.state.phase != "new":
                 number = conversation.state.transport
                 load[number] = load.get(number, 0) + 1
         return load

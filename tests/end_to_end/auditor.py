@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 
+from voicebus.bus import ids
 from voicebus.client.audit import conversation, same_as_live
 
 if TYPE_CHECKING:
@@ -21,12 +22,15 @@ async def audit(scene: "Scene") -> None:
     sessions = sorted({one["session_id"] for one in scene.tape.events if one["session_id"]})
     # A session process that died may have kept what it did not live to publish, and the tape may
     # have missed what the next one said before the tape had found it.
-    one_life = len({one["inc"] for one in scene.tape.events}) == 1
-    is_whole = one_life and not scene.session_was_killed
+    lives: dict[int | None, set[str]] = {}
+    for one in scene.tape.events:
+        lives.setdefault(ids.shard_of(one["session_id"] or ""), set()).add(one["inc"])
     faults: list[str] = []
     for session_id in sessions:
         kept = await _replayed(scene.line, session_id)
         live = scene.tape.of(session_id)
+        one_life = len(lives[ids.shard_of(session_id)]) == 1
+        is_whole = one_life and not scene.session_was_killed
         found = [*conversation(kept), *same_as_live(kept, live, is_whole=is_whole)]
         if not scene.transport_was_killed:
             found += sound(scene.tape, session_id)

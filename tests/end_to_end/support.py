@@ -63,11 +63,14 @@ class Tape:
         """When, header, the provider's frame."""
         self.system: list[Header] = []
         self.changed = asyncio.Event()
-        self._welcomed = False
+        shards = endpoints.shards() or (0,)
+        self._publishers = len(shards)
+        self._welcomed: set[str] = set()
         self._loop = asyncio.get_running_loop()
         lanes = [b"event/", b"cancel/", b"raw/"]
-        sockets.subscriber([endpoints.events(0)], lanes, self._heard)
-        sockets.subscriber([endpoints.audio_out(0)], [b"audio/"], self._heard)
+        sockets.subscriber([endpoints.events(n) for n in shards], lanes, self._heard)
+        voices = [endpoints.audio_out(n) for n in endpoints.transports() or (0,)]
+        sockets.subscriber(voices, [b"audio/"], self._heard)
         roles = ("session", "transport", "dispatcher", "toolhost")
         states = [endpoints.state(role, 0) for role in roles]
         sockets.subscriber(states, [b"system/"], self._heard)
@@ -77,7 +80,9 @@ class Tape:
         header = json.loads(frames[1])
         now = self._loop.time()
         if header.get("kind") == "welcome":  # it comes on each lane that somebody subscribes to
-            lane, self._welcomed = b"event", self._welcomed or lane == b"event"
+            if lane == b"event":
+                self._welcomed.add(header["inc"])
+            lane = b"event"
         match lane:
             case b"event":
                 self.events.append(header)
@@ -100,8 +105,10 @@ class Tape:
         return await until(met, self.changed, seen, within_s)
 
     async def ready(self) -> None:
-        """Until the publisher has confirmed the subscription."""
-        await self.until(lambda: self._welcomed, "the welcome of the event lane")
+        """Until each publisher has confirmed the subscription."""
+        await self.until(
+            lambda: len(self._welcomed) >= self._publishers, "the welcomes of the event lane"
+        )
 
     def of(self, session_id: str, kind: str | None = None) -> list[Header]:
         """The numbered events of a session, in the order in which they came."""
@@ -145,7 +152,11 @@ class Line:
         """Sent again under the same id, because a process may have died with the first."""
         self.replies: list[Header] = []
         self.changed = asyncio.Event()
-        self._dealer = sockets.dealer(endpoints.commands(shard), self._received, name="line")
+        self._shard = shard
+        self._dealers = {
+            n: sockets.dealer(endpoints.commands(n), self._received, name="line")
+            for n in {shard, *endpoints.shards()}
+        }
 
     def _received(self, frames: Frames) -> None:
         self.replies.append(json.loads(frames[-1]))
@@ -153,7 +164,7 @@ class Line:
 
     def send(self, frames: Frames) -> None:
         """Frames as they are."""
-        self._dealer.send(frames)
+        self._dealers[self._shard].send(frames)
 
     def command(
         self,
@@ -172,7 +183,9 @@ class Line:
         if token is not None:
             body["token"] = token
         self.sent.append(chosen)
-        self._dealer.send([msgspec.json.encode(body)])
+        home = self._shard if session_id is None else ids.shard_of(session_id)
+        dealer = self._dealers.get(home or 0, self._dealers[self._shard])
+        dealer.send([msgspec.json.encode(body)])
         return chosen
 
     async def reply(self, id: str, *, nth: int = 1, within_s: float = WITHIN_S) -> Header:
