@@ -200,6 +200,28 @@ async def test_a_subscriber_of_ten_thousand_topics_disturbs_nobody(
         _check_memory(cell, before)
 
 
+async def test_sound_is_whole_beside_all_of_them_at_once(cell: Stack, start: Start) -> None:
+    """One that is frozen and has subscribed to everything, ten thousand topics, and garbage."""
+    async with RealtimeClient(cell.run_dir) as client:
+        pids = cell.pids()
+        before = _memory_mb(cell)
+        frozen = start(SAMPLES / "hoarder.py", cell.run_dir)
+        await frozen.line("listening")
+        frozen.process.send_signal(signal.SIGSTOP)
+        greedy = start(SAMPLES / "greedy.py", cell.run_dir)
+        vandal = start(SAMPLES / "vandal.py", cell.run_dir)
+        talking = asyncio.create_task(_undisturbed(client))
+        async with client.connect(modalities=["text"]) as flooded:
+            await _ask(flooded, "flood")
+        await greedy.line("done")
+        await vandal.line("done")
+        await talking
+        await _undisturbed(client)
+
+        assert cell.pids() == pids
+        _check_memory(cell, before)
+
+
 async def test_garbage_to_every_socket_disturbs_nobody(cell: Stack, start: Start) -> None:
     async with RealtimeClient(cell.run_dir) as client:
         pids = cell.pids()
