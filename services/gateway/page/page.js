@@ -15,6 +15,7 @@ const STATES = {
 let call = null;
 let sound = null; // { context, speaker, stream }
 let muted = false;
+let wasOn = null; // whether the call was connected when its state changed last; null before it was
 
 // --- the call -------------------------------------------------------------------------------------
 
@@ -22,9 +23,9 @@ async function talk() {
   $("talk").disabled = true;
   const kept = remembered();
   try {
-    sound ??= await startSound();
     const on = { event: happened, sound: heard, state: entered, notice: noted };
-    call = new Call(new URL("/ws", location.href.replace(/^http/, "ws")).href, on, { key: $("key").value });
+    const url = new URL("/ws", location.href.replace(/^http/, "ws")).href;
+    call = new Call(url, on, { key: $("key").value });
     let told;
     if (kept) {
       $("log").replaceChildren(); // all of it is replayed
@@ -37,9 +38,16 @@ async function talk() {
     if (error.code === "not_allowed" && !kept) {
       $("ask-key").hidden = false;
       $("key").focus();
-    } else if (kept) remember(null);
+    }
+    if (kept) remember(null);
     stop();
-    note(explained(error), "error");
+    return note(explained(error), "error");
+  }
+  try {
+    sound = await startSound();
+    if (call.state === "over") stop(); // hung up meanwhile
+  } catch (error) {
+    note(`${explained(error)} You can still write.`, "error");
   }
 }
 
@@ -58,9 +66,11 @@ function entered(state, why) {
   $("state").className = state === "away" ? "bad" : "";
   document.body.dataset.state = state;
   const live = state === "on";
+  if (state === "away" && wasOn) note("The connection was lost; coming back.");
+  if (live && wasOn === false) note("Connected again.");
+  if (state !== "connecting") wasOn = state === "over" ? null : live;
   for (const id of ["mute", "interrupt", "hang-up", "text"]) $(id).disabled = !live;
   $("write").querySelector("button").disabled = !live;
-  if (state === "away") note(`The connection was lost (${why}); coming back.`);
   if (state === "over") {
     if (why === "ended" || why.includes("not exist")) remember(null);
     stop();
@@ -112,7 +122,10 @@ async function connect(context, stream) {
     speaker.port.onmessage = ({ data }) => {
       // What is on its way to the ear has not been heard yet.
       const delay = data.state === "done" ? 0 : (context.outputLatency || context.baseLatency || 0) * 1000;
-      call?.tell("report_playback", { ...data, played_ms: Math.max(0, Math.floor(data.played_ms - delay)) });
+      const report = { ...data, played_ms: Math.max(0, Math.floor(data.played_ms - delay)) };
+      // The next one replaces a report of playing; where it stopped is told even after a lost line.
+      if (data.state === "playing") call?.tell("report_playback", report);
+      else call?.command("report_playback", report).catch(() => {}); // the call is over
     };
     await context.resume();
     return { context, speaker, stream };
@@ -173,7 +186,9 @@ function happened({ kind, data }) {
 }
 
 function noted(notice) {
-  if (notice.what === "refused") note(notice.message, "error");
+  if (notice.what === "refused") {
+    if (call.state === "on") note(notice.message, "error"); // else whoever opened it is told
+  }
   else note(`${notice.dropped_ms} ms of sound were dropped: ${notice.why}`);
 }
 

@@ -94,6 +94,7 @@ export class Call {
     this.first = first;
     return new Promise((resolve, reject) => {
       this.begun = { resolve, reject };
+      this.lostAt = Date.now();
       this.#enter("connecting");
       this.#connect();
     });
@@ -117,7 +118,10 @@ export class Call {
     socket.onclose = ({ code, reason }) => {
       if (socket === this.socket) this.#lost(code, reason);
     };
-    socket.onerror = () => {}; // onclose tells
+    // Browsers tell it by onclose as well; Node 20 does not when nobody listens there.
+    socket.onerror = () => {
+      if (socket === this.socket) this.#lost(1006, "no connection");
+    };
     clearInterval(this.looking);
     this.looking = setInterval(() => this.#look(), SILENCE_MS / 2);
   }
@@ -186,12 +190,12 @@ export class Call {
     const now = Date.now();
     if (this.state === "on") this.lostAt = now;
     const leaseMs = (this.session?.lease_s ?? 60) * 1000;
-    const worth = this.session && now - (this.lostAt ?? now) < leaseMs;
+    const worth = this.session && now - this.lostAt < leaseMs;
     if (!COME_BACK.has(code) || !worth) {
-      this.#over(code === 1000 ? "ended" : this.error?.message || reason || `closed (${code})`);
+      this.#over(code === 1000 ? "ended" : this.error?.message || reason || `code ${code}`);
       return;
     }
-    this.#enter("away", reason || `closed (${code})`);
+    this.#enter("away", reason || `code ${code}`);
     this.pauses = (this.pauses ?? 0) + 1;
     const pause = Math.min(FIRST_PAUSE_MS * 2 ** (this.pauses - 1), LONGEST_PAUSE_MS);
     this.timer = setTimeout(() => this.#connect(), pause * (0.8 + 0.4 * Math.random()));
