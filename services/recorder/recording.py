@@ -292,7 +292,9 @@ class Recording:
         self._busy_since_s = now_s
         self._busy.add_done_callback(self._written)
 
-    def _write(self, now_s: float, *, is_last: bool) -> asyncio.Future[Saved]:
+    def _write(
+        self, now_s: float, *, is_last: bool = False, all_of_it: bool = False
+    ) -> asyncio.Future[Saved]:
         at_s = min(now_s - self._zero_s, self._max_s)
         if self._closed is not None and self._back_s is not None:
             at_s = min(at_s, (self._closed[0] - self._account.began_at_us) / 1e6)
@@ -300,7 +302,7 @@ class Recording:
         self._is_final = self._is_final or is_last
         chunk = None
         if self._back_s is None:
-            chunk = self._timeline.settled(at_s, all_of_it=is_last)
+            chunk = self._timeline.settled(at_s, all_of_it=is_last or all_of_it)
         mutes, self._timeline.mutes = self._timeline.mutes, []
         lines, self._lines = bytes(self._lines), bytearray()
         self._take_gaps()
@@ -400,4 +402,4 @@ class Recording:
             await asyncio.wait([self._busy])
         if not self.is_written:
             self._account_s = 0.0
-            await self._write(now_s, is_last=False)
+            await self._write(now_s, all_of_it=True)

@@ -1,0 +1,223 @@
+import asyncio
+import json
+import wave
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from voicebus.bus import ids
+from voicebus.bus.messages import events
+from voicebus.bus.messages.base import Message, encode, plain, wire_name
+from voicebus.bus.messages.commands import Replayed
+from voicebus.bus.messages.sound import CallerAudio
+from voicebus.client.errors import CommandRefused
+from voicebus.services.recorder.files import Files, Saved
+from voicebus.services.recorder.recording import Recording
+
+SID = ids.session_id(0)
+
+
+class Owner:
+    """The session process: what it published, and what of that it still has."""
+
+    def __init__(self) -> None:
+        self.log: list[bytes] = []
+        self.lost_upto = 0
+        self.is_unknown = False
+
+    def happen(self, data: Message) -> bytes:
+        header = events.EventHeader(
+            kind=wire_name(type(data)),
+            session_id=SID,
+            seq=len(self.log) + 1,
+            inc="i",
+            at_us=1,
+            data=plain(data),
+        )
+        self.log.append(encode(header))
+        return self.log[-1]
+
+    async def replay(self, session_id: str, first: int, last: int | None, limit: int) -> Replayed:
+        if self.is_unknown:
+            raise CommandRefused("replay", "no_such_session", "there is none", False)
+        if first <= self.lost_upto:
+            raise CommandRefused("replay", "gone", "it is gone", False)
+        found = self.log[first - 1 : last]
+        return Replayed(events=[msgspec.Raw(one) for one in found], next=None)
+
+
+class Desk:
+    """A recording, moved on by hand: time is what the test says."""
+
+    def __init__(self, folder: Path, disk: ThreadPoolExecutor) -> None:
+        self.folder = folder / SID
+        self.disk = disk
+        self.owner = Owner()
+        self.now_s = asyncio.get_running_loop().time()
+
+    def record(
+        self, files: Files | None = None, *, max_s: float = 3600.0, at_us: int = 1
+    ) -> Recording:
+        return Recording(
+            SID,
+            files or Files(self.folder),
+            self.disk,
+            self.owner.replay,
+            max_s=max_s,
+            now_s=self.now_s,
+            now_us=at_us,
+        )
+
+    async def until(self, recording: Recording, met: Callable[[], Any]) -> None:
+        """Save again and again, as the recorder does, until that is so."""
+        async with asyncio.timeout(10):
+            while not met():
+                self.now_s += 0.5
+                recording.save(self.now_s)
+                await asyncio.sleep(0.005)
+
+    async def opened(self, recording: Recording) -> None:
+        await self.until(recording, lambda: (self.folder / "recording.json").exists())
+
+    def account(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.folder / "recording.json").read_text())
+        return found
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(one) for one in (self.folder / "events.jsonl").read_text().splitlines()]
+
+    def speak(self, recording: Recording, count: int, *, first: int = 1) -> None:
+        for at in range(first, first + count):
+            self.now_s += 0.02
+            header = CallerAudio(session_id=SID, inc="t", seq=at, n=at, format="pcm16")
+            recording.caller(header, b"\5\0" * 480, self.now_s)
+
+
+@pytest.fixture
+def disk() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(1) as one:
+        yield one
+
+
+def _closed() -> events.SessionClosed:
+    return events.SessionClosed(reason="client")
+
+
+async def test_events_that_nobody_has_any_more_are_one_plain_line(
+    tmp_path: Path, disk: ThreadPoolExecutor
+) -> None:
+    desk = Desk(tmp_path, disk)
+    for text in ("a", "b", "c"):
+        desk.owner.happen(events.UserTranscript(item_id="i", text=text))
+    desk.owner.lost_upto = 2
+    last = desk.owner.happen(_closed())
+    recording = desk.record()
+    await desk.opened(recording)
+
+    recording.event(desk.owner.log[2], desk.now_s)
+    recording.event(last, desk.now_s)
+    await desk.until(recording, lambda: recording.is_written)
+
+    gone, third, closed = desk.lines()
+    assert gone == {"kind": "gone", "session_id": SID, "from": 1, "to": 2}
+    assert (third["seq"], closed["kind"]) == (3, "session_closed")
+    assert desk.account()["events_gone"] == [[1, 2]]
+    assert not desk.account()["is_complete"]
+
+
+class FullAtFirst(Files):
+    """A disk that takes nothing until the test has made room."""
+
+    is_full = True
+
+    def save(self, *what: Any) -> Saved:
+        if self.is_full:
+            return Saved(sound=False, events=False, why="it is full")
+        return super().save(*what)
+
+
+async def test_what_a_full_disk_did_not_take_is_fetched_again_and_its_sound_is_named(
+    tmp_path: Path, disk: ThreadPoolExecutor
+) -> None:
+    desk = Desk(tmp_path, disk)
+    files = FullAtFirst(desk.folder)
+    recording = desk.record(files)
+    await desk.until(recording, lambda: recording.trouble)
+    recording.event(desk.owner.happen(events.UserTranscript(item_id="i", text="a")), desk.now_s)
+    desk.speak(recording, 50)
+    desk.now_s += 2
+    await desk.until(recording, recording.take_dropped_ms)
+    files.is_full = False
+    recording.event(desk.owner.happen(_closed()), desk.now_s)
+    await desk.until(recording, lambda: recording.is_written)
+
+    assert [one["seq"] for one in desk.lines()] == [1, 2]
+    assert recording.trouble is None
+    account = desk.account()
+    assert {(gap["channel"], gap["why"]) for gap in account["gaps"]} == {
+        ("both", "the disk did not take it")
+    }
+    assert account["missing_ms"]["caller"] >= 1000
+
+
+async def test_sound_beyond_the_limit_is_left_out_and_events_go_on(
+    tmp_path: Path, disk: ThreadPoolExecutor
+) -> None:
+    desk = Desk(tmp_path, disk)
+    recording = desk.record(max_s=2.0)
+    await desk.opened(recording)
+    desk.speak(recording, 200)
+    recording.event(desk.owner.happen(_closed()), desk.now_s)
+    await desk.until(recording, lambda: recording.is_written)
+
+    with wave.open(str(desk.folder / "sound.wav")) as file:
+        assert file.getnframes() <= 2.1 * 24_000
+    assert desk.account()["limit"].endswith("hours (max_hours)")
+    assert [one["kind"] for one in desk.lines()] == ["session_closed"]
+
+
+async def test_a_session_that_nobody_knows_any_more_is_ended_as_vanished(
+    tmp_path: Path, disk: ThreadPoolExecutor
+) -> None:
+    desk = Desk(tmp_path, disk)
+    first = desk.record()
+    await desk.opened(first)
+    await first.leave(desk.now_s)
+
+    desk.owner.is_unknown = True
+    second = desk.record(at_us=60_000_001)
+    await desk.until(second, lambda: second.is_written)
+
+    assert desk.account()["ended_by"] == "vanished"
+    assert not desk.account()["is_complete"]
+
+
+async def test_the_next_recorder_goes_on_where_the_last_one_left(
+    tmp_path: Path, disk: ThreadPoolExecutor
+) -> None:
+    desk = Desk(tmp_path, disk)
+    first = desk.record()
+    await desk.opened(first)
+    desk.speak(first, 50)
+    first.event(desk.owner.happen(events.UserTranscript(item_id="i", text="a")), desk.now_s)
+    await first.leave(desk.now_s)
+    seconds = desk.account()["seconds"]
+
+    desk.owner.happen(events.UserTranscript(item_id="i", text="b"))
+    desk.now_s = asyncio.get_running_loop().time()
+    second = desk.record(at_us=1 + int((seconds + 10) * 1e6))
+    await desk.until(second, lambda: len(desk.lines()) == 2)
+    desk.speak(second, 50, first=51)
+    second.event(desk.owner.happen(_closed()), desk.now_s)
+    await desk.until(second, lambda: second.is_written)
+
+    account = desk.account()
+    assert [one["seq"] for one in desk.lines()] == [1, 2, 3]
+    (gap,) = account["gaps"]
+    assert (gap["channel"], gap["why"]) == ("both", "the recorder was away")
+    assert abs(gap["to_ms"] - gap["from_ms"] - 10_000) < 1000
+    assert account["seconds"] > seconds + 10
