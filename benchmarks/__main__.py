@@ -12,8 +12,8 @@ from voicebus.benchmarks.figures import Result
 from voicebus.benchmarks.harness import FIRST, QUICK, Broken, Scale, put_first
 
 NAMES = (
-    "floor", "stall", "latency", "capacity", "interrupt", "tools", "recovery", "startup",
-    "growth", "listeners", "chaos",
+    "floor", "stall", "latency", "capacity", "transports", "interrupt", "tools", "recovery",
+    "startup", "growth", "listeners", "chaos",
 )  # fmt: skip
 RESULTS = Path("benchmarks/results")
 

@@ -7,13 +7,14 @@ from voicebus.benchmarks.harness import Cost, Provider, Scale, cell, ours, pss_m
 from voicebus.cli.testing import Stack
 
 SERVICES = ("transport-0", "session-0")
+ROLES = ("transport-", "session-")
 
 
 def measure(
     provider: Provider, stack: Stack, sessions: int, seconds: float
 ) -> tuple[Ages, Ages, int, dict[str, float], float]:
     """Ages out and in, frames that should have come, cores by process, megabytes per session."""
-    pids = {name: pid for name, pid in stack.pids().items() if name in SERVICES}
+    pids = {name: pid for name, pid in stack.pids().items() if name.startswith(ROLES)}
     before = sum(map(pss_mb, pids.values()))
     app = ours(stack, sessions=sessions, talk=True, style="light")
     provider.do("sound", seconds=seconds + 2)

@@ -74,18 +74,20 @@ async def _light(bench: app.Bench) -> None:
         sockets = client.sockets()
         opened: list[commands.Opened] = []
         where = client.endpoints
-        sockets.subscriber([where.events(0)], [b"event/"], on_event)
-        listener = sockets.subscriber([where.audio_out(0)], [], on_sound)
+        sockets.subscriber([where.events(n) for n in where.shards()], [b"event/"], on_event)
+        voices = [where.audio_out(n) for n in where.transports()]
+        listener = sockets.subscriber(voices, [], on_sound)
         for _ in range(bench.sessions):
             reply = await client.commander.ask(0, "open", {"config": CONFIG}, deadline_s=20.0)
             opened.append(convert(reply.data, commands.Opened, what="open"))
             listener.subscribe(topics.audio(opened[-1].session_id, "out"))
         await all_ready.wait()
-        voice = _voice(sockets, opened[0].audio_in)
+        doors = {one.audio_in for one in opened}
+        voices_in = {door: _voice(sockets, door) for door in doors}
         tasks = []
         if bench.talks:
             for number, one in enumerate(opened):
-                speaker = _Speaker(voice, one)
+                speaker = _Speaker(voices_in[one.audio_in], one)
                 tasks.append(asyncio.create_task(bench.talk(speaker.send, number)))
         bench.ready()
         await bench.over()
