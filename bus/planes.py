@@ -156,6 +156,7 @@ PLANES: tuple[Plane, ...] = (
             "state": system.State,
             "refused": sound.SoundRefused,
             "process": system.ProcessReport,
+            "pool": system.PoolReport,
         },
         why="each process says how it is by itself: nobody has to be asked, and who is silent is "
         "known to hang",

@@ -48,6 +48,7 @@ def every() -> dict[str, dict[str, Any]]:
             system.State,
             sound.SoundRefused,
             system.ProcessReport,
+            system.PoolReport,
         ),
         "raw.json": _plane("The raw lane", raw.RawFrame),
         "remote.json": _plane("What the relay tells subscribers", remote.SubscriptionRefused),

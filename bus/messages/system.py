@@ -46,4 +46,27 @@ class ProcessReport(Message, frozen=True, kw_only=True):
     at_us: int
 
 
-SYSTEM = registry(State, ProcessReport)
+class PoolReport(Message, frozen=True, kw_only=True):
+    """What happened in the tool pool, on `system/dispatcher/0/<what>`.
+
+    `worker.joined`, `worker.lost`, `tool.suspended` and `tool.resumed`: the topic says which, and
+    only its fields are there.
+    """
+
+    worker: str | None = None
+    """Of `worker.…`: name and incarnation."""
+    tools: int | None = None
+    """Of `worker.joined`: how many it offers."""
+    why: str | None = None
+    """Of `worker.lost`."""
+    tool: str | None = None
+    """Of `tool.…`."""
+    failures: int | None = None
+    """Of `tool.suspended`: so many in a row, …"""
+    last: str | None = None
+    """… the newest of them, …"""
+    for_s: float | None = None
+    """… and how long it is left alone."""
+
+
+SYSTEM = registry(State, ProcessReport, PoolReport)

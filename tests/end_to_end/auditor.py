@@ -124,6 +124,19 @@ def _validator(name: str, kind: str | None) -> Any:
     return jsonschema.Draft202012Validator(part)
 
 
+def _system(report: "Header") -> list[str]:
+    """One of the system lane, by the field that only its kind has. The pool's has none: it must
+    not hold what its schema does not name."""
+    whole = _schema("system.json")
+    marks = {"counters": "State", "reason": "SoundRefused", "process": "ProcessReport"}
+    name = next((marks[mark] for mark in marks if mark in report), "PoolReport")
+    definition = {**whole["$defs"][name], "$defs": whole["$defs"]}
+    if name == "PoolReport":
+        definition["additionalProperties"] = False
+    found = jsonschema.Draft202012Validator(definition).iter_errors(report)
+    return [f"system.json: {name} {error.json_path}: {error.message}" for error in found]
+
+
 def schemas(tape: "Tape", line: "Line") -> list[str]:
     """Everything seen follows the schemas that are published."""
     faults: list[str] = []
@@ -142,6 +155,10 @@ def schemas(tape: "Tape", line: "Line") -> list[str]:
         check("sound.json", header, header["kind"])
     for _, header in tape.cancels:
         check("cancel.json", header, None)
+    for _, header, _ in tape.raw:
+        check("raw.json", header, None)
+    for report in tape.system:
+        faults += _system(report)
     for reply in line.replies:
         check("replies.json", reply, None)
     return list(dict.fromkeys(faults))

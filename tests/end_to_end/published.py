@@ -11,8 +11,9 @@ import jsonschema
 import pytest
 
 from voicebus.bus import schemas
+from voicebus.bus.messages.base import encode
 from voicebus.bus.sockets import Frames
-from voicebus.client import commands, feed, session
+from voicebus.client import commands, feed, session, voice
 
 ENOUGH = 300
 """So many of each kind are checked per test: a flood would take its time."""
@@ -45,6 +46,7 @@ class Published:
     replies = jsonschema.Draft202012Validator(_read("replies.json"))
     refusals = jsonschema.Draft202012Validator(_read("remote.json"))
     sound = jsonschema.Draft202012Validator(_read("sound.json"))
+    sound_in = jsonschema.Draft202012Validator(_read("sound.json")["$defs"]["SoundIn"])
 
     def __init__(self) -> None:
         self.faults: list[str] = []
@@ -79,6 +81,8 @@ class Published:
                 return self.commands.get(kind)
             case "reply":
                 return self.replies
+            case "sound-in":
+                return self.sound_in
             case _:
                 return self.sound
 
@@ -107,6 +111,11 @@ def watching(patch: pytest.MonkeyPatch) -> Iterator[Published]:
         published.check("event", raw)
         receive(self, raw)
 
+    def spoke(header: Any) -> bytes:
+        raw = encode(header)
+        published.check("sound-in", raw)
+        return raw
+
     def heard(self: Any, frames: list[bytes]) -> None:
         published.check("sound", frames[1])
         sound(self, frames)
@@ -114,6 +123,7 @@ def watching(patch: pytest.MonkeyPatch) -> Iterator[Published]:
     patch.setattr(commands.Commander, "_once", ask)
     patch.setattr(commands.Commander, "_received", answered)
     patch.setattr(feed.Feed, "receive", happened)
+    patch.setattr(voice, "encode", spoke)
     patch.setattr(session.RealtimeSession, "_sound_frames", heard)
     yield published
     told = "\n  ".join(["not as schemas/ has it:", *published.faults[:5]])

@@ -297,6 +297,7 @@ async def _ping_until_refused(guest: RealtimeClient) -> None:
 async def test_the_relay_may_die_and_nobody_inside_notices(door: Door) -> None:
     async with door.client("alice") as client, RealtimeClient(door.cell.run_dir) as inside:
         session = await client.connect()
+        from_the_first = session.events()
         beside = await inside.connect()
         pid = door.cell.kill("relay-0")
         kinds = await _answer(beside)
@@ -305,6 +306,12 @@ async def test_the_relay_may_die_and_nobody_inside_notices(door: Door) -> None:
 
         assert "assistant_transcript" in kinds
         assert "assistant_transcript" in await _answer(session)  # still its own
+        seqs = []
+        async for event in from_the_first:
+            seqs.append(event.seq)
+            if event.kind == "assistant_turn_completed":
+                break
+        assert seqs == list(range(1, len(seqs) + 1))  # its own lost connection cost nothing
         await beside.close()
         await session.close()
 
