@@ -85,6 +85,12 @@ class DispatcherSettings(Settings, frozen=True, kw_only=True):
     per_session_queued: Count = 8
     settle_s: Seconds = 1.5
     """After its start the dispatcher only matches calls with workers that already hold them."""
+    refuse_late: bool = True
+    """`busy` at once for a call whose turn would come after its deadline, as far as is known."""
+    breaker_failures: Annotated[int, Meta(ge=0)] = 5
+    """So many crashes, losses and timeouts in a row, and a tool is left alone; 0 for never."""
+    breaker_cooling_s: Seconds = 30.0
+    """How long; then one call tries it."""
 
 
 class ToolhostSettings(Settings, frozen=True, kw_only=True):

@@ -170,7 +170,7 @@ class Credit(ToPool, tag="credit", frozen=True, kw_only=True):
 
 
 class Started(ToPool, tag="started", frozen=True, kw_only=True):
-    """The code of this call has begun."""
+    """The code of this call has begun. May be left out where the result follows at once."""
 
     session_id: str
     call_id: str
@@ -196,6 +196,9 @@ class Result(ToPool, tag="result", frozen=True, kw_only=True):
     cancel_seen_us: int | None = None
     started: bool = True
     """False: the tool's code certainly did not begin."""
+    free: int | None = None
+    """As in `credit`, instead of one that would follow; only after a welcome that takes it."""
+    received: int | None = None
 
 
 class Heartbeat(ToPool, tag="heartbeat", frozen=True, kw_only=True):
@@ -221,6 +224,8 @@ class PoolWelcome(FromPool, tag="welcome", frozen=True, kw_only=True):
 
     inc: str
     heartbeat_ms: int = 250
+    credit_in_results: bool = False
+    """A result may carry the credit that would follow it."""
 
 
 class Call(FromPool, tag="call", frozen=True, kw_only=True):

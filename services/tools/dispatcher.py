@@ -14,7 +14,7 @@ from voicebus.bus.messages import base, work
 from voicebus.bus.sockets import Frames, Route, Sent
 from voicebus.config.settings import DispatcherSettings
 from voicebus.services.runtime import Runtime, run
-from voicebus.services.tools.dispatch import core
+from voicebus.services.tools.dispatch import breaker, core
 from voicebus.services.tools.dispatch.effects import (
     Effect,
     Note,
@@ -61,6 +61,9 @@ class Dispatcher:
                 running_per_session=settings.per_session_running,
                 queued_per_session=settings.per_session_queued,
                 settle_s=settings.settle_s,
+                refuses_late=settings.refuse_late,
+                breaker_failures=settings.breaker_failures,
+                breaker_cooling_s=settings.breaker_cooling_s,
             ),
             self._memory.read(),
         )
@@ -148,7 +151,9 @@ class Dispatcher:
                 # A line per ordinary call was a tenth of what such a call costs here.
                 tell = self._runtime.log.debug if is_detail else self._runtime.log.info
                 tell(what, **dict(fields))
-                if what.startswith("worker."):
+                if what.startswith("tool."):
+                    self._runtime.counters["tools_suspended"] = len(breaker.suspended(self._state))
+                if what.startswith(("worker.", "tool.")):
                     self._runtime.publish_system(what, base.encode(dict(fields)))
 
 

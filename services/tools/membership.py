@@ -5,6 +5,8 @@ import os
 from collections import OrderedDict
 from typing import Any, Protocol
 
+import msgspec
+
 from voicebus.bus import frames
 from voicebus.bus.messages import base, work
 from voicebus.bus.sockets import Frames
@@ -14,6 +16,8 @@ from voicebus.services.tools.pool import Key, Lane
 HELLO_EVERY_S = 0.5
 SILENT_S = 2.0
 """A dispatcher that has said nothing for so long is gone: greet the next one."""
+AT_ONCE_S = 0.002
+"""Of a call that ends so soon only the result is told: a wake-up less in three processes."""
 UNACKED_LIMIT = 256
 """With so many results that nobody has acknowledged, no new calls are taken."""
 
@@ -52,7 +56,9 @@ class Membership:
         self._said_hello_at = float("-inf")
         self._received = 0
         self._told: tuple[int, int] | None = None
+        self._takes_credit_in_results = False
         self._is_credit_due = False
+        self._beginning: dict[Key, asyncio.TimerHandle] = {}
         self._unacked: OrderedDict[Key, work.Result] = OrderedDict()
         self._is_leaving = False
         self.hello()
@@ -87,17 +93,33 @@ class Membership:
             self.hello()
 
     def started(self, key: Key) -> None:
-        """A call's code begins."""
-        self._send(work.Started(session_id=key[0], call_id=key[1]))
+        """A call's code begins. Not told of one that ends at once: its result says it, too."""
+        if key not in self._beginning:
+            self._beginning[key] = self._loop.call_later(AT_ONCE_S, self._tell_started, key)
+
+    def _tell_started(self, key: Key) -> None:
+        timer = self._beginning.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+            self._send(work.Started(session_id=key[0], call_id=key[1]))
 
     def progressed(self, key: Key, text: str) -> None:
         """Told only if somebody listens."""
+        self._tell_started(key)
         if self.is_welcome.is_set():
             self._send(work.Progress(session_id=key[0], call_id=key[1], text=text))
 
     def ended(self, result: work.Result) -> None:
-        """Kept until acknowledged."""
-        self._unacked[(result.session_id, result.call_id)] = result
+        """Kept until acknowledged. The free places are told along with it, where that is taken."""
+        key = (result.session_id, result.call_id)
+        timer = self._beginning.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        self._unacked[key] = result
+        if self._takes_credit_in_results and self.is_welcome.is_set():
+            self._told = self._credit()
+            free, received = self._told
+            result = msgspec.structs.replace(result, free=free, received=received)
         self._send(result)
 
     def changed(self) -> None:
@@ -108,14 +130,17 @@ class Membership:
 
     def _tell_credit(self) -> None:
         self._is_credit_due = False
+        # The same number after another call is news: the dispatcher counts down what it sends.
+        state = self._credit()
+        if state != self._told and self.is_welcome.is_set():
+            self._told = state
+            self._send(work.Credit(free=state[0], received=state[1]))
+
+    def _credit(self) -> tuple[int, int]:
         free = self._pool.free(self._lane)
         if self._is_leaving or len(self._unacked) >= UNACKED_LIMIT:
             free = 0
-        # The same number after another call is news: the dispatcher counts down what it sends.
-        state = (free, self._received)
-        if state != self._told and self.is_welcome.is_set():
-            self._told = state
-            self._send(work.Credit(free=free, received=self._received))
+        return free, self._received
 
     def leave(self) -> None:
         """Take nothing more."""
@@ -141,6 +166,7 @@ class Membership:
         self._heard_at = self._loop.time()
         match header:
             case work.PoolWelcome():
+                self._takes_credit_in_results = header.credit_in_results
                 self._welcomed()
             case work.Call():
                 self._call(header)

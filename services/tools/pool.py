@@ -302,6 +302,17 @@ class Pool:
                 pass
 
     def _done(self, slot: Slot, one: Running, done: pipe.Done) -> None:
+        is_alone = len(slot.calls) == 1
+        # Before its end is told: what is free is told along with it.
+        slot.calls.pop(one.key, None)
+        # What a stopped tool had started may still be running in its process group.
+        stopped = done.began and one.ladder.stage != "running" and slot.lane == "sync"
+        if (
+            stopped
+            or slot.served >= self.settings.recycle_calls
+            or done.grown_kb >= self.settings.recycle_kb
+        ):
+            slot.is_leaving = True
         status = done.status
         words = done.message
         if status == "cancelled" and one.ladder.cause == ladder.TIMEOUT:
@@ -324,19 +335,10 @@ class Pool:
                 words,
                 began=done.began,
                 # With several calls in one process nobody knows who wrote what.
-                tail=slot.process.tail.text() if len(slot.calls) == 1 else None,
+                tail=slot.process.tail.text() if is_alone else None,
                 duration_ms=done.duration_ms,
                 cancel_seen_us=done.cancel_seen_us,
             )
-        slot.calls.pop(one.key, None)
-        # What a stopped tool had started may still be running in its process group.
-        stopped = done.began and one.ladder.stage != "running" and slot.lane == "sync"
-        if (
-            stopped
-            or slot.served >= self.settings.recycle_calls
-            or done.grown_kb >= self.settings.recycle_kb
-        ):
-            slot.is_leaving = True
         if slot.is_leaving and not slot.calls:
             slot.process.signal(signal.SIGKILL)
         self._fill()

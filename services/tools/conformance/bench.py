@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import TypeVar
 
+import msgspec
+
 from voicebus.bus import frames, ids
 from voicebus.bus.messages import base, work
 from voicebus.bus.sockets import Frames, Route, Router, Sockets
@@ -62,7 +64,14 @@ class Bench:
             self._news.set()
             return
         self._route = route
-        self.heard.append((self._loop.time(), said))
+        now = self._loop.time()
+        if isinstance(said, work.Result) and said.free is not None:
+            # What it carries besides is looked at as what it is.
+            credit = work.Credit(free=said.free, received=said.received)
+            said = msgspec.structs.replace(said, free=None, received=None)
+            self.heard += [(now, said), (now, credit)]
+        else:
+            self.heard.append((now, said))
         if isinstance(said, work.WorkerHello):
             pass  # answered when a check wants it
         elif not self.knows_it:
@@ -80,7 +89,7 @@ class Bench:
     def welcome(self) -> None:
         """It is known from now on."""
         self.knows_it = True
-        self.say(work.PoolWelcome(inc=self.inc))
+        self.say(work.PoolWelcome(inc=self.inc, credit_in_results=True))
 
     def call(self, tool: str, args: dict[str, object], budget_ms: int = 20_000) -> work.Call:
         """Give it a call that nobody has had before."""

@@ -169,12 +169,17 @@ async def heartbeat(subject: Subject) -> None:
 async def ordinary_call(subject: Subject) -> None:
     """begins a call, ends it with a result, counts it, and has its place free again"""
     bench = subject.bench
-    call_id, mark = await subject.begin("quick")
+    sample, mark = subject.sample("quick"), bench.mark
+    call_id = bench.call(sample.tool, sample.args).call_id
     result = await subject.result(call_id, mark)
     require(result.status == "ok", f"the quick call ended as '{result.status}', expected 'ok'")
+    await bench.quiet(0.05)
     said = [one for _, one in bench.heard[mark:]]
     kinds = [type(one) for one in said if isinstance(one, work.Started | work.Result)]
-    require(kinds == [work.Started, work.Result], "'started' comes before the result, each once")
+    require(
+        kinds in ([work.Started, work.Result], [work.Result]),
+        "'started' comes before the result, each once; or no 'started' where it ends at once",
+    )
     await bench.expect(
         work.Credit,
         "'credit' with received 1, now that a call has come and gone",

@@ -86,6 +86,7 @@ def _give(at: float, call: Call, worker: Worker, effects: list[Effect]) -> None:
     assert call.submit is not None
     call.worker = worker.peer
     call.attempt += 1
+    call.given_at = at
     worker.holds.add(call.key)
     worker.free -= 1
     worker.sent += 1

@@ -3,6 +3,7 @@
 import msgspec
 
 from voicebus.bus.messages import work
+from voicebus.services.tools.dispatch import breaker, expectation
 from voicebus.services.tools.dispatch.effects import Effect, Note, TellSession, TellWorker
 from voicebus.services.tools.dispatch.state import Call, Ended, Key, State
 
@@ -32,7 +33,8 @@ def end_with(
     effects: list[Effect],
 ) -> None:
     """The call ends with what its worker (`label`) reported."""
-    _settle(state, at, call, outcome_of(result), label, effects)
+    expectation.observe(state, at, call)
+    _settle(state, at, call, outcome_of(result), label, effects, ran=result.started)
 
 
 def outcome_of(result: work.Result) -> work.Outcome:
@@ -55,6 +57,8 @@ def _settle(
     outcome: work.Outcome,
     label: str | None,
     effects: list[Effect],
+    *,
+    ran: bool = True,
 ) -> None:
     state.calls.pop(call.key, None)
     holder = state.workers.get(call.worker or "")
@@ -81,6 +85,24 @@ def _settle(
             is_detail=outcome.status == "ok" and call.attempt == 1,
         )
     )
+    if ran and breaker.ended(state, at, call, outcome.status, effects):
+        _refuse_waiting(state, at, call, effects)
+
+
+def _refuse_waiting(state: State, at: float, failed: Call, effects: list[Effect]) -> None:
+    """Its tool is left alone: those that wait for it would only wait for the same."""
+    assert failed.submit is not None
+    waiting = [
+        one
+        for one in state.calls.values()
+        if one.submit is not None
+        and one.submit.tool == failed.submit.tool
+        and one.worker is None
+        and one.attempt == 0
+        and not (one.waits_for_settling or one.submit.resubmit)
+    ]
+    for call in waiting:
+        end(state, at, call, "busy", breaker.refusal(state, at, call) or "", effects)
 
 
 def _tell(peer: str | None, outcome: work.Outcome, effects: list[Effect]) -> None:

@@ -29,6 +29,12 @@ class Limits:
     """How long an outcome is kept for a session that does not fetch it."""
     remember_s: float = 60.0
     """How long an acknowledged call is remembered, to know a late result as late."""
+    refuses_late: bool = True
+    """Say `busy` at once where a call's turn would come after its deadline, as far as is known."""
+    breaker_failures: int = 5
+    """After so many failures in a row a tool is left alone; 0 for never."""
+    breaker_cooling_s: float = 30.0
+    """How long; then one call tries it."""
     keep_tools_s: float = 30.0
     """How long the catalogue keeps the tools of a lost worker, which may be restarting."""
 
@@ -73,6 +79,8 @@ class Call:
     waits_for_settling: bool = False
     waits_for_tool: bool = False
     """Nobody offers its tool, but a worker that an earlier dispatcher knew may yet come back."""
+    given_at: float | None = None
+    """When its worker got it."""
     cancel_reason: str | None = None
     lost_attempts: set[str] = field(default_factory=set)
     """Workers that had it and were lost: a result from one of them still counts."""
@@ -92,6 +100,19 @@ class Ended:
 
 
 @dataclass(kw_only=True)
+class Breaker:
+    """A tool whose latest calls have failed."""
+
+    failures: int = 0
+    """In a row."""
+    last: str = ""
+    """How the latest one ended."""
+    open_until: float = 0.0
+    trial: Key | None = None
+    """The call that tries it after the cooling."""
+
+
+@dataclass(kw_only=True)
 class State:
     """Everything. `fresh` makes the first one."""
 
@@ -101,6 +122,8 @@ class State:
     missing: set[str]
     """Workers of the predecessor (`name/incarnation`) that have not yet said hello."""
     last_at: float
+    look_at: float
+    """Nothing becomes due before this."""
     departed: set[str] = field(default_factory=set)
     """Workers that were lost while some session may still have to hear of their calls."""
     followers: dict[str, work.Follow] = field(default_factory=dict)
@@ -110,6 +133,10 @@ class State:
     """Worker name -> when to forget its tools, and these."""
     calls: dict[Key, Call] = field(default_factory=dict)
     ended: dict[Key, Ended] = field(default_factory=dict)
+    service_s: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Tool -> of how many calls it is known, and how long they had their places, in the mean."""
+    breakers: dict[str, Breaker] = field(default_factory=dict)
+    """By tool; those whose latest call went well are not here."""
     acknowledged: dict[Key, float] = field(default_factory=dict)
     """When to forget; in the order in which that happens."""
     cancelled_early: dict[Key, str] = field(default_factory=dict)
@@ -135,4 +162,5 @@ def fresh(inc: str, at: float, limits: Limits, predecessors: tuple[str, ...] = (
         missing=set(predecessors),
         remembered=tuple(sorted(predecessors)),
         last_at=at,
+        look_at=at + limits.settle_s,
     )

@@ -3,7 +3,7 @@
 from typing import assert_never
 
 from voicebus.bus.messages import work
-from voicebus.services.tools.dispatch import choice, endings
+from voicebus.services.tools.dispatch import breaker, choice, endings, expectation
 from voicebus.services.tools.dispatch.effects import (
     Effect,
     Note,
@@ -36,7 +36,7 @@ def said(state: State, at: float, peer: str, message: Report, effects: list[Effe
     worker.heard_at = at
     match message:
         case work.Credit():
-            worker.free = message.free - _on_the_way(state, worker, message.received)
+            _credit(state, worker, message.free, message.received)
         case work.Started():
             call = _call_at(state, worker, message)
             if call is not None and not call.is_started:
@@ -60,12 +60,18 @@ def said(state: State, at: float, peer: str, message: Report, effects: list[Effe
                 )
         case work.Result():
             _result(state, at, worker, message, effects)
+            if message.free is not None:
+                _credit(state, worker, message.free, message.received)
         case work.Heartbeat():
             effects.append(TellWorker(peer, work.PoolHeartbeat()))
         case work.Bye():
             lost(state, at, peer, "bye", effects)
         case _:
             assert_never(message)
+
+
+def _credit(state: State, worker: Worker, free: int, received: int | None) -> None:
+    worker.free = free - _on_the_way(state, worker, received)
 
 
 def _on_the_way(state: State, worker: Worker, received: int | None) -> int:
@@ -95,7 +101,7 @@ def _forward(
 def _hello(
     state: State, at: float, peer: str, message: work.WorkerHello, effects: list[Effect]
 ) -> None:
-    welcome = TellWorker(peer, work.PoolWelcome(inc=state.inc))
+    welcome = TellWorker(peer, work.PoolWelcome(inc=state.inc, credit_in_results=True))
     known = state.workers.get(peer)
     if known is not None and known.inc == message.inc:
         # It repeats its hello because our welcome took long. What we sent meanwhile it has not
@@ -305,5 +311,7 @@ def publish_catalogue(state: State, effects: list[Effect]) -> None:
     if catalogue == state.catalogue:
         return
     state.catalogue = catalogue
+    breaker.forget(state, tools)
+    expectation.forget(state, tools)
     message = work.ToolCatalogue(inc=state.inc, tools=list(catalogue))
     effects.extend(TellSession(peer, message) for peer in state.followers)

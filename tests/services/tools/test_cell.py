@@ -15,10 +15,15 @@ from tests.services.tools.conftest import Cell
 WORKER = Path(voicebus.__file__).parents[2] / "examples" / "workers" / "worker.py"
 
 
-async def test_a_submitted_call_begins_ends_and_is_forgotten_once_acknowledged(cell: Cell) -> None:
+async def test_a_submitted_call_ends_and_is_forgotten_once_acknowledged(cell: Cell) -> None:
     outcome = await cell.run("echo", text="hello")
 
     assert (outcome.status, outcome.result) == ("ok", "hello")
+
+
+async def test_a_call_that_takes_a_moment_is_told_to_have_begun(cell: Cell) -> None:
+    outcome = await cell.run("counts", up_to=2)
+
     assert outcome.call_id in cell.begun
 
 

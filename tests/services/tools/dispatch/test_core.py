@@ -239,6 +239,35 @@ def test_credit_that_was_given_before_a_call_arrived_does_not_count_it_as_free()
     assert handed == [("w1", "c1")]
 
 
+def test_a_result_may_carry_the_credit_that_would_follow_it() -> None:
+    pool = Pool()
+    (welcome,) = to_worker(pool.join(free=1), work.PoolWelcome)
+    pool.submit("c0")
+    pool.submit("c1")
+
+    freed = pool.result("c0", free=1, received=1)
+
+    assert welcome.credit_in_results
+    assert [call.call_id for call in to_worker(freed, work.Call)] == ["c1"]
+
+
+def test_a_call_is_not_forgotten_over_the_ordinary_messages_of_others() -> None:
+    pool = Pool()
+    pool.join(free=1)
+    pool.submit("c0")
+    pool.submit("waits", budget_ms=600)
+
+    for number in range(5):
+        pool.at += 0.1
+        pool.worker("w1", work.Progress(session_id=SESSION, call_id="c0", text=str(number)))
+        pool.worker("w1", work.Heartbeat())
+        assert core.deadline(pool.state) is not None
+    pool.at += 0.11
+    effects = pool.worker("w1", work.Heartbeat())
+
+    assert [one.status for one in to_session(effects, work.Outcome)] == ["timeout"]
+
+
 def test_a_call_somebody_waits_for_comes_before_background_ones() -> None:
     pool = Pool()
     pool.join(free=1)
