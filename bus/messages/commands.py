@@ -107,6 +107,18 @@ class SemanticVad(
     interrupt_response: bool | None = None
 
 
+class Filler(Message, frozen=True, kw_only=True):
+    """What the assistant says when a tool keeps the caller waiting in silence: once per round."""
+
+    after_ms: int = 2000
+    """From when the tool was called, or the last sound was heard."""
+    instructions: str = (
+        "A tool is still running. Say in one short sentence, in the language of the conversation, "
+        "that you are looking it up and will be right back. Do not guess what comes of it."
+    )
+    """Added to those of the conversation, for this response."""
+
+
 OnInterrupt = Literal["drop", "submit", "submit-completed-only"]
 
 
@@ -159,6 +171,8 @@ class SessionConfig(Message, frozen=True, kw_only=True):
     """The longest that any call of this session may take; None leaves it to the tools."""
     approval_timeout_s: float = 60.0
     """How long a call may wait for `approve`; after it, it is `denied`."""
+    filler: Filler | None = None
+    """Something to say while a tool takes its time; None: the caller hears nothing."""
 
 
 class Open(Message, frozen=True, kw_only=True):

@@ -45,6 +45,7 @@ INNER: dict[str, tuple[str, ...]] = {
     "truncation": ("type", "retention_ratio", "token_limits"),
     "truncation.token_limits": ("post_instructions",),
     "reasoning": ("effort",),
+    "filler": ("after_ms", "instructions"),
 }
 """What a field holds when it is an object. Anything else a provider knows: `provider_extras`."""
 TOOL_FIELDS = (
@@ -163,6 +164,8 @@ def _check_limits(config: SessionConfig) -> None:
         value = getattr(config, field)
         if value is not None and not value > 0:
             raise BadMessage(f"config.{field}={value:g}: must be above 0")
+    if config.filler is not None and not 200 <= config.filler.after_ms <= 60_000:
+        raise BadMessage(f"config.filler.after_ms={config.filler.after_ms}: use 200 to 60000")
     if config.speed is not None and not 0.25 <= config.speed <= 1.5:
         raise BadMessage(f"config.speed={config.speed:g}: use 0.25 to 1.5")
     _check_choice("reasoning.effort", config.reasoning, "effort", EFFORTS)

@@ -155,3 +155,29 @@ async def test_a_tool_that_finishes_has_its_effect_and_the_model_hears_of_it(cel
 
         assert outputs(on, caller) == []  # the call's item was deleted
         assert "at eight" in context(on, caller)[0]
+
+
+async def test_a_slow_tool_has_something_said_and_is_answered_after_it(cell: Stack) -> None:
+    async with scene(cell) as on:
+        filler = {"after_ms": 300, "instructions": "Say that it takes a moment."}
+        caller = await on.caller(filler=filler, instructions="You are at the desk.")
+        await caller.session.send_text("round table")
+        await caller.event("tool_call_completed")
+        await caller.event("assistant_turn_completed", nth=3)
+
+        creates = [
+            one["response"] for one in on.tape.sent_to_provider(caller.id, "response.create")
+        ]
+        kinds = [one.kind for one in caller.events]
+        assert [one.get("instructions") for one in creates] == [
+            None,
+            "You are at the desk.\n\nSay that it takes a moment.",
+            None,
+        ]
+        assert creates[1]["tool_choice"] == "none"
+        # It is said while the tool runs; the answer begins after it and comes whole.
+        assert kinds.index("assistant_transcript") < kinds.index("tool_call_completed")
+        assert caller.words().startswith("One moment.")
+        assert "at eight" in caller.words()
+        assert not caller.found("interrupted")
+        assert not caller.found("error")

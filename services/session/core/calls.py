@@ -180,7 +180,8 @@ def _run(d: Draft, call: Call) -> None:
 def _dispatch(d: Draft, call: Call) -> None:
     grace_ms = POOL_GRACE_MS if call.by == "pool" else 0
     until_us = d.now_us + (call.timeout_ms + grace_ms) * 1000
-    d.s.calls = with_(d.s.calls, call.call_id, replace(call, phase="running", until_us=until_us))
+    call = replace(call, phase="running", began_us=d.now_us, until_us=until_us)
+    d.s.calls = with_(d.s.calls, call.call_id, call)
     d.publish(
         ToolCallDispatched(
             call_id=call.call_id,

@@ -39,6 +39,7 @@ LOCAL_FIELDS = frozenset(
         "max_tokens_total",
         "tool_timeout_s",
         "approval_timeout_s",
+        "filler",
     }
 )
 """Fields that no provider has to confirm."""

@@ -142,6 +142,16 @@ def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, bool]]:
     return found
 
 
+def ends_us(d: Draft) -> int:
+    """When all that was published so far will have been heard; 0 where nothing is open."""
+    until_us = 0
+    for playback in d.s.playback.values():
+        since_us = playback.reported_us or max(playback.first_us, until_us)
+        left_ms = received_ms(d, playback) - playback.played_ms
+        until_us = max(until_us, since_us + left_ms * 1000)
+    return until_us
+
+
 def unheard(d: Draft) -> list[str]:
     """Items of which something was not yet heard, in playing order."""
     settling = d.s.hearing.keys if d.s.hearing else ()

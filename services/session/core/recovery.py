@@ -83,7 +83,11 @@ def _leave_connection(d: Draft, turn_reason: str) -> None:
                 wanted.append(response.create)
             else:
                 d.s.unanswered = True
-    again = (replace(create, event_id=None, asked_us=0, not_before_us=0) for create in wanted)
+    again = (
+        replace(create, event_id=None, asked_us=0, not_before_us=0)
+        for create in wanted
+        if not create.filler
+    )
     d.s.queue = (*again, *d.s.queue)
 
 

@@ -82,6 +82,25 @@ def want(
     pump(d)
 
 
+def bridge(d: Draft, overrides: dict[str, Any]) -> None:
+    """Ask now for something to say while tools run, where `is_quiet`. It may call none itself."""
+    _ask(
+        d,
+        Create(tag=_tag(d), automatic=False, overrides=overrides, tool_choice="none", filler=True),
+    )
+
+
+def is_quiet(d: Draft) -> bool:
+    """Whether nobody speaks and no response is active, asked for or waiting."""
+    return (
+        d.s.phase == "ready"
+        and not d.s.speaking_us
+        and not d.s.queue
+        and d.s.creating is None
+        and active_default(d) is None
+    )
+
+
 def is_full(d: Draft) -> bool:
     """Whether so many creates wait that another one is refused."""
     return len(d.s.queue) >= QUEUE_LIMIT
@@ -387,7 +406,7 @@ def _rate_limited(d: Draft, reset_ms: int, details: dict[str, Any], response: Re
     if create is None and not response.out_of_band:
         # The turn detection's own: the caller said something and must not stay unanswered.
         create = Create(tag=_tag(d), automatic=True)
-    if create is None or create.attempt > RETRY_LIMIT or response.interrupted:
+    if create is None or create.filler or create.attempt > RETRY_LIMIT or response.interrupted:
         d.publish(RateLimited(reset_ms=reset_ms, details=details), response.cause)
         return
     again = replace(
@@ -441,7 +460,7 @@ def _already_active(d: Draft, event: i.ProviderRefused) -> None:
         _forget(d, create)
     else:
         create = _disown(d, event.event_id)
-    if create is None or create.unwanted:
+    if create is None or create.unwanted or create.filler:
         return
     blocked = active_default(d) is not None
     if create.automatic and blocked:

@@ -35,6 +35,8 @@ class Create(Part, frozen=True, kw_only=True):
     event_id: str | None = None
     refusals: int = 0
     """How often it was refused because another response is active."""
+    filler: bool = False
+    """Only to bridge a silence: never asked for again."""
     unwanted: bool = False
     """Interrupted before it was announced: to be cancelled by id as soon as it is."""
 
@@ -106,6 +108,8 @@ class Call(Part, frozen=True, kw_only=True):
     effects: Literal["none", "idempotent", "once"] = "once"
     args: dict[str, Any] = {}
     timeout_ms: int = 0
+    began_us: int = 0
+    """When it was handed over to be run."""
     until_us: int = 0
     """After this the session itself gives the call up."""
     status: Status | None = None
@@ -122,6 +126,8 @@ class Batch(Part, frozen=True, kw_only=True):
     response_id: str
     call_ids: tuple[str, ...]
     interrupted_us: int = 0
+    filled: bool = False
+    """Something was said while its tools ran."""
     settled: bool = False
 
 

@@ -19,6 +19,7 @@ from voicebus.bus.messages.events import (
 from voicebus.services.session.core import (
     calls,
     commands,
+    filler,
     interruption,
     items,
     link,
@@ -62,6 +63,7 @@ def deadline(state: State) -> int | None:
         *responses.deadlines(d),
         *playback.deadlines(d),
         *calls.deadlines(d),
+        *filler.deadlines(d),
     ]
     return min(found, default=None)
 
@@ -176,6 +178,7 @@ def _time_passed(d: Draft, event: i.TimePassed) -> None:
     calls.expire(d)
     for given_up in responses.expire(d):
         _response_over(d, given_up)
+    filler.expire(d)
 
 
 def _response_over(d: Draft, event: i.ResponseDone) -> None:

@@ -92,6 +92,8 @@ def test_what_is_ignored_is_warned_of() -> None:
         ({"max_tokens_total": -1}, "must be above 0"),
         ({"tool_timeout_s": 0}, "must be above 0"),
         ({"approval_timeout_s": 0}, "must be above 0"),
+        ({"filler": {"after_ms": 5}}, "use 200 to 60000"),
+        ({"filler": {"after": 5}}, "did you mean after_ms?"),
         ({"voice": 3}, "config: "),
         ({"on_interrupt": "maybe"}, "config: "),
         ({"session_type": "translation"}, "config: "),

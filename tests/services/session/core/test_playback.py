@@ -265,6 +265,18 @@ def test_the_item_being_played_is_truncated_and_the_later_one_deleted() -> None:
     assert heard(effects) == [("m1", 480, False, False), ("m2", 0, False, True)]
 
 
+def test_the_end_of_what_is_to_be_heard_is_known_from_sound_and_reports() -> None:
+    silent, stage = Stage(), two_items()
+    began_us = stage.now_us
+    unreported = playback.ends_us(Draft(stage.state, 0))
+    stage.wait(1)
+    report(stage, 500, item="m1")
+
+    assert playback.ends_us(Draft(silent.state, 0)) == 0
+    assert unreported > began_us
+    assert playback.ends_us(Draft(stage.state, 0)) == unreported + 500_000
+
+
 def test_without_reports_items_are_taken_as_played_one_after_the_other() -> None:
     stage = two_items()
     stage.wait(2.5)

@@ -13,6 +13,7 @@ from voicebus.bus.messages.events import (
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import responses
+from voicebus.services.session.core.draft import Draft
 from voicebus.services.session.testing import (
     Stage,
     call,
@@ -469,6 +470,25 @@ def test_a_failed_response_without_details_is_told_all_the_same() -> None:
 
 def limited(r: str, after_ms: int | None = 2000) -> i.AnyInput:
     return done(r, "failed", error={"code": "rate"}, rate_limited=True, retry_after_ms=after_ms)
+
+
+@pytest.mark.parametrize("how", ["refused", "rate limited"])
+def test_what_was_to_bridge_a_silence_is_not_asked_for_again(how: str) -> None:
+    stage = Stage(MANUAL)
+    d = Draft(stage.state, stage.now_us)
+    assert responses.is_quiet(d)
+    responses.bridge(d, {"instructions": "Say something."})
+    stage.state = d.s
+    (filler,) = of(d.effects, fx.CreateResponse)
+
+    if how == "refused":
+        event_id = d.s.creating.event_id if d.s.creating else None
+        stage.play(refused("active", event_id, "already_active"))
+    else:
+        stage.play(created("r1", filler.tag), limited("r1"))
+
+    assert (filler.overrides, filler.tool_choice) == ({"instructions": "Say something."}, "none")
+    assert of(stage.wait(20), fx.CreateResponse) == []
 
 
 def test_a_rate_limited_response_is_retried_three_times_and_then_told() -> None:
