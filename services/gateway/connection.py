@@ -100,10 +100,14 @@ class Connection:
         try:
             closing = await self._end
             if closing is not None and closing is not protocol.TOO_SLOW:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(SAY_REST_S):
-                        await asyncio.gather(*self._asking, return_exceptions=True)
-                        await self._all_said()
+                saying = asyncio.create_task(self._say_rest())
+                # Who is gone already hears nothing: then the writing has ended.
+                await asyncio.wait(
+                    [saying, writing],
+                    timeout=SAY_REST_S,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                saying.cancel()
         finally:
             tasks = [writing, conversing, *self._asking]
             for task in tasks:
@@ -111,8 +115,9 @@ class Connection:
             await asyncio.gather(*tasks, return_exceptions=True)
             self._line.close()
         if closing is not None:
-            with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-                await self._socket.close(closing.code, closing.reason)
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError, TimeoutError):
+                async with asyncio.timeout(SAY_REST_S):
+                    await self._socket.close(closing.code, closing.reason)
 
     async def _guarded(self, work: Awaitable[Closing | None]) -> None:
         """Whatever goes wrong in one connection ends that one."""
@@ -138,6 +143,10 @@ class Connection:
                 await self._socket.send_text(frame)
             else:
                 await self._socket.send_bytes(frame)
+
+    async def _say_rest(self) -> None:
+        await asyncio.gather(*self._asking, return_exceptions=True)
+        await self._all_said()
 
     async def _all_said(self) -> None:
         while len(self._outbox):

@@ -5,6 +5,7 @@ import json
 import shutil
 import socket
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def door(start_module_stack: StartStack, tmp_path_factory: pytest.TempPathFactor
         "VOICEBUS_GATEWAY_QUEUE_SOUND_BYTES": "200000",
     }
     return Door(start_module_stack(scenario=scenario, settings=settings), port)
+
+
+@pytest.fixture(autouse=True)
+async def _nobody_stays(door: Door) -> AsyncIterator[None]:
+    """Each test's connections are gone from the gateway soon after it."""
+    yield
+    async with asyncio.timeout(4):
+        while json.loads((await get(door.port, "/health"))[2])["connections"]:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
 
 OPEN: Frame = {"open": {"instructions": "Be brief."}}
@@ -446,8 +456,13 @@ async def test_the_page_health_and_metrics(door: Door) -> None:
         status, _, body = await get(door.port, "/health")
         told = json.loads(body)
         _, _, metrics = await get(door.port, "/metrics")
+        through_proxy = {"X-Forwarded-For": "203.0.113.9"}
+        _, _, bare = await get(door.port, "/health", **through_proxy)
+        refused, _, _ = await get(door.port, "/metrics", **through_proxy)
         await one.hang_up()
 
+    assert json.loads(bare) == {"ok": True, "why": None}
+    assert refused == 401
     assert (status, told["ok"]) == (200, True)
     assert {"session-0", "transport-0", "gateway-0"} <= {
         line["process"] for line in told["processes"]
