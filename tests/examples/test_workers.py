@@ -81,5 +81,44 @@ def test_a_worker_in_another_language_keeps_every_rule(need: Need, language: str
     assert {one["verdict"] for one in found} == {"kept"}, found
 
 
+SHORT = {
+    "python": [sys.executable, str(EXAMPLES / "workers" / "short.py")],
+    "node": ["node", str(EXAMPLES / "workers" / "short.js")],
+}
+
+
+@pytest.mark.parametrize("language", SHORT)
+def test_the_shortest_worker_keeps_every_rule_that_a_quick_tool_can_break(
+    need: Need, language: str
+) -> None:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-P", "-c", "from voicebus.cli.main import run; run()"),
+            *("worker", "check"),
+            *(shlex.join(SHORT[language]), "--json"),
+            *("--quick", 'shout={"text":"hi"}'),
+        ],
+        env=need(language),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    found = {one["rule"]: one["verdict"] for one in json.loads(done.stdout)}
+    assert [rule for rule, verdict in found.items() if verdict == "not tried"] == [
+        "progress",
+        "repeated_while_it_runs",
+        "cancel",
+        "cancel_before_its_call",
+        "deadline",
+        "oversize_result",
+        "crash",
+        "dispatcher_restart",
+    ]
+    assert "broken" not in found.values()
+
+
 def test_the_endpoint_that_strangers_connect_to_follows_from_the_run_folder(folder: Path) -> None:
     assert Endpoints(folder).workers == f"ipc://{os.path.abspath(folder)}/tools.workers"
