@@ -301,10 +301,14 @@ def _transaction(sql: sqlite3.Connection) -> Any:
 def _connect(path: Path) -> sqlite3.Connection:
     # The writer's thread is not the one that opens; each connection is used by one at a time.
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-    connection.execute(f"pragma busy_timeout = {BUSY_MS}")
-    connection.execute("pragma journal_mode = wal")
-    connection.execute("pragma synchronous = normal")
-    connection.execute("pragma wal_autocheckpoint = 0")
-    # What is deleted is overwritten: it is people's words. Costs 0-20 % of a commit.
-    connection.execute("pragma secure_delete = on")
+    try:
+        connection.execute(f"pragma busy_timeout = {BUSY_MS}")
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = normal")
+        connection.execute("pragma wal_autocheckpoint = 0")
+        # What is deleted is overwritten: it is people's words. Costs 0-20 % of a commit.
+        connection.execute("pragma secure_delete = on")
+    except sqlite3.Error:
+        connection.close()  # a damaged file
+        raise
     return connection
