@@ -36,6 +36,7 @@ GOALS = (
         ("added.sound",), 0.5, "ms", "floor.bare.p50",
     ),
     Goal("manual interrupt: tool has seen it, p99", ("interrupt.manual.tool has seen it.p99",), 5.0, "ms", "floor.wakes.p99"),
+    Goal("empty tool call, the pool alone: p50", ("tools.pool.p50",), 1.0, "ms"),
     Goal("stuck in C: dead after its grace, p99", ("tools.dead.p99",), 50.0, "ms"),
     Goal("stuck in C: next runner at work after that, p99", ("tools.refill.p99",), 50.0, "ms"),
     Goal("full-duplex sound: core per session, 100 sessions", ("capacity.100.core",), 0.01, "core"),

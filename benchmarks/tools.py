@@ -10,10 +10,19 @@ from pathlib import Path
 from voicebus.benchmarks.figures import Result, Table, ages
 from voicebus.benchmarks.harness import Broken, Provider, Scale, cell, ours
 from voicebus.benchmarks.interrupt import until_noted
+from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.frames import Codec
+from voicebus.bus.messages import work
+from voicebus.bus.messages.base import encode
+from voicebus.bus.sockets import Frames, Sockets
 from voicebus.client import RealtimeClient
 
 GRACE_MS = 100.0
 """Of the tool `stuck` in load_tools.py."""
+STRANGER = "s9-" + "0" * 26
+"""A conversation of no session process: its calls are ours."""
+
+_outcomes: Codec[work.ANY_FROM_DISPATCHER] = Codec(work.ANY_FROM_DISPATCHER, what="dispatcher")
 
 
 def _round_trips(result: Result, table: Table, provider: Provider, scale: Scale) -> None:
@@ -28,6 +37,16 @@ def _round_trips(result: Result, table: Table, provider: Provider, scale: Scale)
             )
             result.note("tools.empty.p50", took.p50)
             result.note("tools.empty.p99", took.p99)
+            alone = ages(asyncio.run(_pool_alone(stack.run_dir, rounds)))
+            table.add(
+                "empty call, the pool alone",
+                run_number + 1,
+                alone.frames,
+                alone.p50,
+                alone.p99,
+                "ms",
+            )
+            result.note("tools.pool.p50", alone.p50)
         app.stop()
         app = ours(stack, sessions=8, style="light")
         for run_number in range(scale.repeats):
@@ -41,6 +60,48 @@ def _round_trips(result: Result, table: Table, provider: Provider, scale: Scale)
             )
             result.note("tools.per_s", per_s)
         app.stop()
+
+
+async def _pool_alone(run_dir: Path, rounds: int) -> list[float]:
+    """Milliseconds from submitting an empty call to its outcome, in the place of a session."""
+    waiting: dict[str, asyncio.Future[None]] = {}
+    here = asyncio.Event()
+    took: list[float] = []
+
+    def heard(frames: Frames) -> None:
+        message, _ = _outcomes.decode(frames)
+        if isinstance(message, work.ToolCatalogue) and message.tools:
+            here.set()
+        elif isinstance(message, work.Outcome) and message.call_id in waiting:
+            ack = work.OutcomeAck(session_id=STRANGER, call_id=message.call_id)
+            dealer.send([encode(ack)])
+            if message.status != "ok":
+                raise Broken(f"tools: an empty call ended as {message.status}: {message.failure}")
+            waiting.pop(message.call_id).set_result(None)
+
+    with Sockets() as sockets:
+        dealer = sockets.dealer(Endpoints(run_dir).calls, heard, name="session-9")
+        dealer.send([encode(work.Follow(shard=9, inc="bench"))])
+        async with asyncio.timeout(30):
+            await here.wait()
+        for number in range(rounds):
+            call_id = f"bench-{time.monotonic_ns()}-{number}"
+            waiting[call_id] = asyncio.get_running_loop().create_future()
+            call = work.SubmitCall(
+                session_id=STRANGER,
+                call_id=call_id,
+                tool="empty",
+                args={},
+                epoch=0,
+                budget_ms=20_000,
+            )
+            at = time.perf_counter()
+            dealer.send([encode(call)])
+            async with asyncio.timeout(30):
+                await waiting[call_id]
+            took.append((time.perf_counter() - at) * 1000)
+            await asyncio.sleep(0.001)
+    return took
 
 
 async def _killed(
@@ -93,9 +154,10 @@ def run(scale: Scale) -> Result:
         "Tools",
         ("what", "run", "count", "p50", "p99", "unit"),
         note="An empty call: from the provider's arguments.done to the output at the provider, so "
-        "through transport, session, dispatcher, host and runner and back. Killed: a tool in a C "
-        "call, by an interrupt, after its grace of 100 ms; with one runner, so that the next call "
-        "waits for its replacement.",
+        "through transport, session, dispatcher, host and runner and back; the pool alone: from "
+        "submit to outcome, in the session's place. Killed: a tool in a C call, by an interrupt, "
+        "after its grace of 100 ms; with one runner, so that the next call waits for its "
+        "replacement.",
     )
     result = Result([table])
     with Provider() as provider:
