@@ -397,7 +397,7 @@ async def test_no_first_frame_no_request_and_no_room_are_answered(door: Door) ->
     assert await reader.read() == b""
     writer.close()
     others = [await connect(f"ws://127.0.0.1:{door.port}/ws", proxy=None) for _ in range(6)]
-    async with phone(door.port, OPEN) as one:
+    async with phone(door.port) as one:  # closed before it could say anything
         assert (await one.end())[0] == 1013
     for other in others:
         await other.close()
