@@ -3,12 +3,13 @@
 import base64
 import json
 import multiprocessing
+import os
 import socket
 import time
 from collections.abc import Callable
 from multiprocessing.synchronize import Event
 
-from voicebus.benchmarks import wire
+from voicebus.benchmarks import noise, wire
 from voicebus.benchmarks.figures import Result, Table, ages
 from voicebus.benchmarks.harness import Provider, Scale, bare
 from voicebus.benchmarks.shared import stamps
@@ -71,13 +72,18 @@ def each_us(what: Callable[[], object], seconds: float = 0.2) -> float:
 
 def run(scale: Scale) -> Result:
     """All of it, once per repetition."""
+    taken = Table(
+        "Noise: what a program that only looks at the clock loses, one on each core",
+        ("run", "times over 1 ms, per second and core", "longest ms", "lost %"),
+        note="Whatever needs every core is held up like this; several hops in a row more often.",
+    )
     table = Table(
         "The floor: bare loops on this machine",
         ("what", "run", "p50", "p99", "unit"),
         note="Two wake-ups: a byte to another process and back. The bare client: one WebSocket "
         "from the provider to an application that does nothing else.",
     )
-    result = Result([table])
+    result = Result([table, taken])
     text = json.dumps(_DELTA)
     audio = str(_DELTA["delta"])
     loops: dict[str, Callable[[], object]] = {
@@ -85,7 +91,13 @@ def run(scale: Scale) -> Result:
         "JSON parsed": lambda: json.loads(text),
         "base64 decoded": lambda: base64.b64decode(audio),
     }
+    cores = os.cpu_count() or 1
     for run_number in range(scale.repeats):
+        gaps = noise.held_up(scale.seconds / 2)
+        watched_s = scale.seconds / 2 * cores
+        longest, lost = max(gaps, default=0.0), sum(gaps) / watched_s / 10
+        taken.add(run_number + 1, len(gaps) / watched_s, longest, lost)
+        result.note("floor.held_up.longest", longest)
         wakes = ages(two_wakes_ms())
         table.add("two kernel wake-ups", run_number + 1, wakes.p50 * 1000, wakes.p99 * 1000, "us")
         result.note("floor.wakes.p50", wakes.p50)

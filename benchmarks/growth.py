@@ -1,14 +1,16 @@
-"""Growth: what an event costs the session process, and what a long conversation does to it."""
+"""Growth: what an event costs, what a long conversation does, and what many tools do."""
 
+import asyncio
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from voicebus.benchmarks.figures import Result, Table
+from voicebus.benchmarks.figures import Result, Table, ages
 from voicebus.benchmarks.harness import Cost, Provider, Scale, cell, cpu_s, ours
 from voicebus.bus.messages.commands import SessionConfig
+from voicebus.client import RealtimeClient
 from voicebus.services.session.conversation import Conversation
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.journal import Journal
@@ -17,6 +19,18 @@ from voicebus.services.session.providers.openai import OpenAI
 TURNS_PER_MINUTE = 8
 SOUND_PER_TURN = 20
 WORDS_PER_TURN = 20
+ONE_TOOL = '''
+def tool_{n}(place: str = "", days: int = 3, detailed: bool = False) -> str:
+    """Look something up, number {n}.
+
+    Args:
+        place: where
+        days: for how many days
+        detailed: whether to say more
+    """
+    return "done"
+
+'''
 
 
 def _minute(number: int, now_us: int) -> Iterator[i.AnyInput]:
@@ -165,8 +179,51 @@ def _events(result: Result, scale: Scale) -> Table:
     return table
 
 
+def _tools(result: Result, scale: Scale) -> Table:
+    table = Table(
+        "Many tools: what each session is offered",
+        ("tools", "run", "open ms p50", "CPU ms per open", "empty call ms p50"),
+        note="An open ends with the provider's confirmation of all tools. CPU: session and "
+        "transport processes. An empty call as in the table of tools.",
+    )
+    rounds = scale.rounds
+    for count in (1, 10, 100) if scale.repeats > 1 else (10,):
+        with tempfile.TemporaryDirectory(prefix="vb") as folder, Provider() as provider:
+            module = Path(folder) / "many.py"
+            module.write_text("".join(ONE_TOOL.format(n=n) for n in range(count)), "utf-8")
+            with cell(provider, module) as stack:
+                pids = stack.pids()
+                for run_number in range(scale.repeats):
+                    before_s = sum(cpu_s(pids[name]) for name in ("session-0", "transport-0"))
+                    opened_ms = asyncio.run(_opened_ms(stack.run_dir, rounds))
+                    after_s = sum(cpu_s(pids[name]) for name in ("session-0", "transport-0"))
+                    app = ours(stack)
+                    provider.do("call", names=["tool_0"], rounds=rounds)
+                    took = ages(ns / 1e6 for _, ns, _ in provider.outputs(rounds))
+                    app.stop()
+                    each_ms = (after_s - before_s) / rounds * 1000
+                    table.add(count, run_number + 1, ages(opened_ms).p50, each_ms, took.p50)
+                    result.note(f"growth.tools.{count}.open", ages(opened_ms).p50)
+                    result.note(f"growth.tools.{count}.call", took.p50)
+    return table
+
+
+async def _opened_ms(run_dir: Path, rounds: int) -> list[float]:
+    found = []
+    async with RealtimeClient(run_dir) as client:
+        for _ in range(rounds):
+            began = time.monotonic()
+            session = await client.connect({"tools": "*"})
+            async for event in session.events():
+                if event.kind == "session_opened":
+                    break
+            found.append((time.monotonic() - began) * 1000)
+            await session.close()
+    return found
+
+
 def run(scale: Scale) -> Result:
-    """Both."""
+    """Of a conversation, of events, and with the number of tools."""
     result = Result()
-    result.tables += [_long(result, scale), _events(result, scale)]
+    result.tables += [_long(result, scale), _events(result, scale), _tools(result, scale)]
     return result

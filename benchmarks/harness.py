@@ -215,12 +215,12 @@ def ours(cell: Stack, **how: Any) -> App:
 
 
 @contextlib.contextmanager
-def cell(provider: Provider, **settings: str) -> Iterator[Stack]:
-    """A whole Voicebus that dials this provider and has the benchmarks' tools."""
+def cell(provider: Provider, tools: Path | None = None, **settings: str) -> Iterator[Stack]:
+    """A whole Voicebus that dials this provider and has the benchmarks' tools, or these."""
     wish = Wish(
         provider_url=provider.url,
         simulator=False,
-        tools=(str(TOOLS),),
+        tools=(str(tools or TOOLS),),
         settings={f"VOICEBUS_{name.upper()}": value for name, value in settings.items()},
     )
     with running(wish) as stack:
