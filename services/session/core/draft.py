@@ -1,6 +1,5 @@
 """One step in the making: the state being changed and the effects so far."""
 
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -83,16 +82,16 @@ class Draft:
         self.effects.append(fx.Refuse(command_id, error))
 
 
-def with_(mapping: Mapping[K, V], key: K, value: V) -> dict[K, V]:
+def with_(mapping: dict[K, V], key: K, value: V) -> dict[K, V]:
     """The mapping with one entry set."""
-    changed = dict(mapping)
+    changed = mapping.copy()  # dict(mapping) takes ten times as long once something was removed
     changed[key] = value
     return changed
 
 
-def without(mapping: Mapping[K, V], *keys: K) -> dict[K, V]:
+def without(mapping: dict[K, V], *keys: K) -> dict[K, V]:
     """The mapping without these entries."""
-    changed = dict(mapping)
+    changed = mapping.copy()
     for key in keys:
         changed.pop(key, None)
     return changed
