@@ -40,6 +40,8 @@ class Scale:
     rounds: int = 20
     """Of interrupts and the like."""
     sessions: tuple[int, ...] = (1, 20, 100)
+    stalls: int = 2
+    """Calls of a tool that are taken together: with one, p99 would be the second-oldest frame."""
     calls: int = 10_000
     """Of the run under random kills."""
     minutes: int = 60
@@ -49,7 +51,14 @@ class Scale:
 
 
 QUICK = Scale(
-    seconds=1.0, repeats=1, rounds=2, sessions=(1,), calls=30, minutes=2, kills=("session-0",)
+    seconds=1.0,
+    repeats=1,
+    rounds=2,
+    sessions=(1,),
+    stalls=1,
+    calls=30,
+    minutes=2,
+    kills=("session-0",),
 )
 
 

@@ -15,8 +15,6 @@ CASES: dict[str, list[str]] = {
     "C call": ["holds"],
     f"{2 * CORES} Python loops": ["spins"] * (2 * CORES),
 }
-CALLS = 2
-"""Per repetition, taken together: with one alone, p99 would be the second-oldest frame."""
 COLUMNS = ("client", "tool", "run", "frames", "p50 ms", "p99 ms", "max ms", "results")
 
 
@@ -48,7 +46,7 @@ def cases(
         for run in range(scale.repeats):
             app = start()
             stretches, results = [], 0
-            for _ in range(CALLS):
+            for _ in range(scale.stalls):
                 since_ns, until_ns, came = measure(provider, names, seconds)
                 stretches.append((since_ns, until_ns))
                 results += came
@@ -65,7 +63,7 @@ def cases(
                 found.p50,
                 found.p99,
                 found.max,
-                f"{results}/{len(names) * CALLS}",
+                f"{results}/{len(names) * scale.stalls}",
             )
             for what in ("p50", "p99", "max"):
                 result.note(f"stall.{client}.{case}.{what}", getattr(found, what))

@@ -123,9 +123,9 @@ class Socket:
         self._due = False
         if self._closed or self._receive is None:
             return
-        for _ in range(DRAIN_LIMIT):
-            # To ask is cheaper than to be refused: an exception costs 3 us.
-            if not int(_get(self._raw, _EVENTS)) & _READABLE:
+        for count in range(DRAIN_LIMIT):
+            # To ask is cheaper than to be refused, 2 us instead of 5; not where many wait.
+            if count < 2 and not int(_get(self._raw, _EVENTS)) & _READABLE:
                 return
             try:
                 frames = self._take()
