@@ -159,7 +159,7 @@ def _events(result: Result, scale: Scale) -> Table:
                 for every_s in (0.005, 0.001):
                     count = int(scale.seconds / every_s)
                     pids = stack.pids()
-                    time.sleep(0.2)
+                    time.sleep(1.0)  # the stretch before has to be worked off
                     quiet = Cost({"session": pids["session-0"]})
                     time.sleep(0.5)
                     idle = quiet.cores()["session"]

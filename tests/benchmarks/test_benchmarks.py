@@ -11,7 +11,7 @@ from voicebus.benchmarks.__main__ import NAMES
 from voicebus.benchmarks.harness import QUICK
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "transports"])
 def test_it_runs_and_finds_something(name: str, tmp_path: Path) -> None:
     result = importlib.import_module(f"voicebus.benchmarks.{name}").run(QUICK)
 
