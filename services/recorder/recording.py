@@ -22,7 +22,7 @@ from voicebus.services.recorder.files import Files, Found, Saved
 from voicebus.services.recorder.timeline import Chunk, Gap, Timeline
 
 PENDING_BYTES = 1024 * 1024
-"""Events that wait for the disk; beyond that they are fetched again when it is back."""
+"""Events that wait for the disk; beyond that the next ones are fetched when these are written."""
 PENDING_S = 10.0
 """Sound that waits for the disk; beyond that it is dropped and counted."""
 AGAIN_S = 2.0
@@ -75,7 +75,7 @@ class Recording:
         self._busy_since_s = 0.0
         self._account_s = 0.0
         self._behind_s: float | None = None
-        """When events that the disk did not take are fetched again."""
+        """When events are fetched again, after the disk did not take them or too many waited."""
         self._dropped_ms = 0
         self._closed: tuple[int, str] | None = None
         """When and why the conversation ended, in Unix microseconds."""
@@ -254,7 +254,7 @@ class Recording:
             case _:
                 pass
         if len(self._lines) > PENDING_BYTES:
-            self._fall_behind()
+            self._pause()
 
     def _gone(self, stretch: gaps.Missing) -> None:
         line = {
@@ -265,7 +265,9 @@ class Recording:
         }
         self._lines += encode(line) + b"\n"
         self._last_seq = stretch.last
-        self._account.events_gone.append((stretch.first, stretch.last))
+        gone = (stretch.first, stretch.last)
+        if gone not in self._account.events_gone:  # told again where the disk refused the line
+            self._account.events_gone.append(gone)
 
     def _ended(self, why: Exception | None) -> None:
         if why is not None and self._closed is None:
@@ -281,8 +283,6 @@ class Recording:
             return
         if self._behind_s is not None and now_s >= self._behind_s and self._busy is None:
             self._behind_s = None
-            self._last_seq = self._account.events
-            self._closed = None
             self._follow()
         if self._busy is not None:
             if self._timeline.held_s > PENDING_S:
@@ -332,7 +332,7 @@ class Recording:
             self._account.events = max(self._account.events, seq)
         else:
             self._fall_behind()
-        if self._is_final and result.events and self._closed is not None:
+        if self._is_final and result.events and self._closed is not None and not self._lines:
             self._finish()
 
     def _finish(self) -> None:
@@ -367,8 +367,15 @@ class Recording:
         accounts.note(self._account, Gap("both", begin_ms, end_ms, "the disk did not take it"))
 
     def _fall_behind(self) -> None:
-        """Events are numbered and kept by their owner: they are fetched again later."""
+        """What the disk refused is fetched again later: its owner keeps it. Until then it counts
+        neither as written nor as the end."""
         self._lines.clear()
+        self._last_seq = self._account.events
+        self._closed = None
+        self._pause()
+
+    def _pause(self) -> None:
+        """Take no more events for a while: they are numbered and kept by their owner."""
         if self._feed is not None:
             self._feed.close()
         if self._catching_up is not None:

@@ -16,7 +16,8 @@ from voicebus.bus.messages.commands import Replayed
 from voicebus.bus.messages.sound import CallerAudio
 from voicebus.client.errors import CommandRefused
 from voicebus.services.recorder.files import Files, Saved
-from voicebus.services.recorder.recording import Recording
+from voicebus.services.recorder.recording import PENDING_BYTES, Recording
+from voicebus.services.recorder.timeline import Chunk, Mute
 
 SID = ids.session_id(0)
 
@@ -80,6 +81,12 @@ class Desk:
                 recording.save(self.now_s)
                 await asyncio.sleep(0.005)
 
+    async def written(self, recording: Recording) -> None:
+        """Until the disk has done what it was given."""
+        while recording.waited_s(self.now_s + 1):
+            await asyncio.get_running_loop().run_in_executor(self.disk, int)
+            await asyncio.sleep(0)
+
     async def opened(self, recording: Recording) -> None:
         await self.until(recording, lambda: (self.folder / "recording.json").exists())
 
@@ -130,14 +137,21 @@ async def test_events_that_nobody_has_any_more_are_one_plain_line(
 
 
 class FullAtFirst(Files):
-    """A disk that takes nothing until the test has made room."""
+    """A disk that takes nothing until the test has made room. What is empty needs none."""
 
     is_full = True
 
-    def save(self, *what: Any) -> Saved:
+    def save(
+        self,
+        rate_hz: int | None,
+        chunk: Chunk | None,
+        mutes: list[Mute],
+        lines: bytes,
+        account: bytes | None,
+    ) -> Saved:
         if self.is_full:
-            return Saved(sound=False, events=False, why="it is full")
-        return super().save(*what)
+            return Saved(sound=chunk is None, events=not lines, why="it is full")
+        return super().save(rate_hz, chunk, mutes, lines, account)
 
 
 async def test_what_a_full_disk_did_not_take_is_fetched_again_and_its_sound_is_named(
@@ -162,6 +176,41 @@ async def test_what_a_full_disk_did_not_take_is_fetched_again_and_its_sound_is_n
         ("both", "the disk did not take it")
     }
     assert account["missing_ms"]["caller"] >= 1000
+
+
+async def test_what_the_disk_refused_counts_neither_as_written_nor_as_the_end(
+    tmp_path: Path, disk: ThreadPoolExecutor
+) -> None:
+    desk = Desk(tmp_path, disk)
+    files = FullAtFirst(desk.folder)
+    recording = desk.record(files)
+    await desk.until(recording, lambda: recording.trouble)
+    desk.now_s = asyncio.get_running_loop().time()
+    recording.event(desk.owner.happen(events.UserTranscript(item_id="i", text="a")), desk.now_s)
+    recording.event(desk.owner.happen(_closed()), desk.now_s)
+    for files.is_full in (True, False):
+        recording.save(desk.now_s)
+        await desk.written(recording)
+    await desk.until(recording, lambda: recording.is_written)
+
+    assert [one["seq"] for one in desk.lines()] == [1, 2]
+
+
+async def test_more_events_than_may_wait_for_the_disk_are_fetched_again(
+    tmp_path: Path, disk: ThreadPoolExecutor
+) -> None:
+    desk = Desk(tmp_path, disk)
+    recording = desk.record()
+    await desk.opened(recording)
+    text = "a" * (PENDING_BYTES // 3)
+    for _ in range(5):
+        said = desk.owner.happen(events.UserTranscript(item_id="i", text=text))
+        recording.event(said, desk.now_s)
+    await asyncio.sleep(0)
+    recording.event(desk.owner.happen(_closed()), desk.now_s)
+    await desk.until(recording, lambda: recording.is_written)
+
+    assert [one["seq"] for one in desk.lines()] == [1, 2, 3, 4, 5, 6]
 
 
 async def test_sound_beyond_the_limit_is_left_out_and_events_go_on(
