@@ -13,7 +13,7 @@ def bench(
         typer.Argument(
             metavar="[NAME]…",
             help="capacity (the default), all, or: floor stall latency interrupt tools recovery "
-            "startup growth chaos peers.",
+            "startup growth listeners chaos transports peers.",
         ),
     ] = None,
     sessions: Annotated[
