@@ -11,7 +11,7 @@ import hmac
 import ipaddress
 from collections.abc import Collection
 from dataclasses import dataclass
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 TICKET_BYTES = 24
@@ -50,7 +50,7 @@ def why_not_start(bind: str, key: str | None) -> str | None:
 def bad_origins(origins: Collection[str]) -> str | None:
     """What is wrong with the list; None when it is fine."""
     for one in origins:
-        parts = urlsplit(one)
+        parts = _parts(one)
         if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/"):
             return f"[gateway] origins: {one!r} is no origin; write https://voice.example.org"
     return None
@@ -65,7 +65,7 @@ def why_not(policy: Policy, host: str | None, origin: str | None) -> str | None:
     listed = {one.rstrip("/").lower() for one in policy.origins}
     called = _name(host or "")
     if policy.key is None:
-        known = {*LOOPBACK_NAMES, policy.bind.lower(), *(_name(urlsplit(o).netloc) for o in listed)}
+        known = {*LOOPBACK_NAMES, policy.bind.lower(), *(_name(_parts(o).netloc) for o in listed)}
         if called not in known and not is_loopback(called):
             return (
                 f"Host {(host or '')[:100]!r} is not this machine: without a key_file it has to be "
@@ -73,7 +73,7 @@ def why_not(policy: Policy, host: str | None, origin: str | None) -> str | None:
             )
     if origin is None or origin.lower() in listed:
         return None
-    if host and urlsplit(origin.lower()).netloc == host.lower():
+    if host and _parts(origin.lower()).netloc == host.lower():
         return None
     return (
         f"pages of {origin[:100]!r} may not call: list it in [gateway] origins, or open the page "
@@ -111,7 +111,12 @@ def is_ticket(secret: bytes, session_id: str, given: str) -> bool:
 
 def _name(host: str) -> str:
     """`[::1]:8080` -> `::1`."""
+    return _parts(f"//{host}").hostname or ""
+
+
+def _parts(url: str) -> SplitResult:
+    """All empty where it is none."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return urlsplit(url)
     except ValueError:
-        return ""
+        return urlsplit("")

@@ -44,6 +44,8 @@ def test_who_may_come_in(policy: Policy, host: str, origin: str | None) -> None:
         (LOCAL, "rebound.example:8080", "http://rebound.example:8080"),
         (LOCAL, "rebound.example", None),
         (LOCAL, "[", None),
+        (LOCAL, "localhost:8080", "http://["),
+        (KEYED, "voice.lan", "http://a[b]"),
         (LOCAL, None, None),
         (LISTED, "127.0.0.1", "https://voice.example.org.evil.example"),
         (KEYED, "voice.lan", "https://evil.example"),
@@ -55,7 +57,7 @@ def test_who_may_not(policy: Policy, host: str | None, origin: str | None) -> No
 
 def test_an_origin_is_no_address_of_a_page() -> None:
     assert doors.bad_origins(["https://a.example", "http://b.example:81/"]) is None
-    for wrong in ("a.example", "https://a.example/page", "https://", "*"):
+    for wrong in ("a.example", "https://a.example/page", "https://", "*", "http://["):
         assert repr(wrong) in (doors.bad_origins([wrong]) or "")
 
 
