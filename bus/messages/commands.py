@@ -285,7 +285,8 @@ class Replay(Message, frozen=True, kw_only=True):
 
 
 class Replayed(Message, frozen=True, kw_only=True):
-    """A page of events, each as its header; `next` is where to go on, None at the end."""
+    """A page of events, each as its header, of at most about 1 MB; `next` is where to go on, None
+    at the end."""
 
     events: list[msgspec.Raw]
     next: int | None

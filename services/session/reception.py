@@ -377,8 +377,8 @@ class Reception:
             return []
         ring = conversation.ring if conversation is not None else ()
         if ring and ring[0][0] <= first:
-            return [header for seq, header in ring if first <= seq <= last][:limit]
-        page = self._house.journal.events(session_id, first, last, limit)
+            return views.page((header for seq, header in ring if first <= seq <= last), limit)
+        page = views.page(self._house.journal.events(session_id, first, last, limit), limit)
         if not page:
             raise Refused("gone", f"the events from {first} on are not kept any more")
         return page

@@ -1,11 +1,29 @@
-"""What a client sees when it asks for the state of a session."""
+"""What a client sees when it asks for a session's state or its events."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 
 from voicebus.services.session.conversation import Conversation
 from voicebus.services.session.core.recovery import is_silent
+
+PAGE_BYTES = 1024 * 1024
+"""Then a page of events ends, so that encoding one stops no call for long."""
+
+
+def page(headers: Iterable[bytes], limit: int) -> list[bytes]:
+    """The first of these: so many, and one at least, but no more than fit in a page."""
+    found: list[bytes] = []
+    size_bytes = 0
+    for header in headers:
+        size_bytes += len(header)
+        if found and size_bytes > PAGE_BYTES:
+            break
+        found.append(header)
+        if len(found) == limit:
+            break
+    return found
 
 
 def summary(conversation: Conversation) -> dict[str, Any]:
