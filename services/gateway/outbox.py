@@ -1,7 +1,7 @@
 """What waits for a caller: bounded, and each kind with its own answer to a full queue. Pure.
 
 flushes and replies   first of all; more than a caller can have asked for: too slow
-events                never dropped: a caller that lets too many wait comes back and replays
+events                never dropped: a caller that lets too much wait comes back and replays
 sound                 the oldest is dropped, and the caller told how much
 """
 
@@ -13,6 +13,8 @@ from voicebus.client.sound import Heard, Sound, SoundEnd, SoundFlush
 from voicebus.services.gateway import protocol
 
 URGENT = 1000
+TEXT_BYTES = 16 * 1024 * 1024
+"""Of replies and events together: a single one may be large."""
 
 
 class Outbox:
@@ -23,6 +25,7 @@ class Outbox:
         self._event_limit = events
         self._urgent: deque[str | bytes] = deque()
         self._events: deque[str] = deque()
+        self._text_bytes = 0
         self._sound: deque[Sound | SoundEnd] = deque()
         self._sound_bytes = 0
         self._dropped_ms = 0
@@ -35,12 +38,14 @@ class Outbox:
 
     def say(self, text: str) -> None:
         """A reply, an error, a notice."""
-        self._urgent.append(text)
-        self.is_too_slow |= len(self._urgent) > URGENT
+        if len(self._urgent) >= URGENT or not self._has_room(text):
+            self.is_too_slow = True
+        else:
+            self._urgent.append(text)
 
     def event(self, text: str) -> None:
         """An event."""
-        if len(self._events) >= self._event_limit:
+        if len(self._events) >= self._event_limit or not self._has_room(text):
             self.is_too_slow = True
         else:
             self._events.append(text)
@@ -62,7 +67,7 @@ class Outbox:
     def take(self) -> str | bytes | None:
         """The next frame; None when there is nothing to say."""
         if self._urgent:
-            return self._urgent.popleft()
+            return self._taken(self._urgent.popleft())
         if self._dropped_ms:
             told, self._dropped_ms = self._dropped_ms, 0
             why = f"more than {self._sound_limit} bytes of sound waited for you: read faster"
@@ -73,7 +78,18 @@ class Outbox:
             piece = self._sound.popleft()
             self._sound_bytes -= _size(piece)
             return protocol.sound(piece.header, _samples(piece))
-        return self._events.popleft() if self._events else None
+        return self._taken(self._events.popleft()) if self._events else None
+
+    def _has_room(self, text: str) -> bool:
+        if self._text_bytes and self._text_bytes + len(text) > TEXT_BYTES:
+            return False
+        self._text_bytes += len(text)
+        return True
+
+    def _taken(self, frame: str | bytes) -> str | bytes:
+        if isinstance(frame, str):
+            self._text_bytes -= len(frame)
+        return frame
 
     def _forget(self, responses: Collection[str]) -> None:
         self._sound = deque(one for one in self._sound if one.turn_id not in responses)

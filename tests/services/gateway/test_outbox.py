@@ -1,7 +1,7 @@
 import json
 
 from voicebus.client.sound import Sound, SoundEnd, SoundFlush
-from voicebus.services.gateway.outbox import URGENT, Outbox
+from voicebus.services.gateway.outbox import TEXT_BYTES, URGENT, Outbox
 
 
 def piece(turn: str = "r1", ms: int = 10) -> Sound:
@@ -91,3 +91,17 @@ def test_who_asks_without_reading_the_answers_is_too_slow() -> None:
         slow.append(one.is_too_slow)
 
     assert slow == [False] * URGENT + [True]
+
+
+def test_who_lets_too_much_text_wait_is_too_slow_but_one_large_one_may() -> None:
+    one, half = outbox(), "a" * (TEXT_BYTES // 2 + 1)
+    slow = []
+    one.event("a" * (TEXT_BYTES + 1))
+    slow.append(one.is_too_slow)
+    one.take()
+    for put in (one.event, one.say):
+        put(half)
+        slow.append(one.is_too_slow)
+
+    assert slow == [False, False, True]
+    assert len(one) == 1
