@@ -85,7 +85,6 @@ class Connection:
         self._lost_ms = 0
         """Of the caller's sound, not told yet."""
         self._lost_before_ms = 0
-        self.session_id: str | None = None
 
     def leave(self, closing: Closing | None) -> None:
         """End it; None when the caller is gone already. The first word counts."""
@@ -248,9 +247,7 @@ class Connection:
                     closing=protocol.NOT_ALLOWED,
                 )
             )
-        other = house.talking.pop(session_id, None)
-        if other is not None:
-            other.leave(protocol.TAKEN_OVER)
+        self._take_over(session_id)
         try:
             session = await house.client.attach(session_id, from_seq=wanted.after_seq + 1)
         except CommandRefused as error:
@@ -260,7 +257,13 @@ class Connection:
             return self._refuse(_refusal(error, closing=closing))
         except ClientError as error:
             return self._refuse(_refusal(error, closing=protocol.INTERNAL))
-        state = await session.snapshot()
+        try:
+            state = await session.snapshot()
+        except BaseException as error:
+            await session.detach()  # else it would keep the lease for nobody
+            if not isinstance(error, ClientError):
+                raise
+            return self._refuse(_refusal(error, closing=protocol.INTERNAL))
         seq = int(state.get("seq") or 0)
         if wanted.after_seq > seq:
             await session.detach()
@@ -298,8 +301,13 @@ class Connection:
                 return protocol.ENDED
             at = page.next
 
+    def _take_over(self, session_id: str) -> None:
+        other = self._house.talking.pop(session_id, None)
+        if other is not None:
+            other.leave(protocol.TAKEN_OVER)
+
     def _begin(self, what: str, session: RealtimeSession, config: dict[str, Any], seq: int) -> None:
-        self.session_id = session.id
+        self._take_over(session.id)  # whoever came back while this one did
         self._house.talking[session.id] = self
         self._tell_began(what, session.id, config, seq, session.warnings)
 

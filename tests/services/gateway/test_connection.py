@@ -1,0 +1,128 @@
+import asyncio
+import contextlib
+import json
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Message
+from starlette.websockets import WebSocket
+
+from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.messages.commands import Command, CommandError
+from voicebus.client import RealtimeClient
+from voicebus.client.testing import FakeCell
+from voicebus.config.settings import CellSettings, GatewaySettings
+from voicebus.services.gateway import doors, protocol
+from voicebus.services.gateway.connection import Connection
+from voicebus.services.runtime import Runtime
+
+SECRET = b"s" * 32
+POLICY = doors.Policy(bind="127.0.0.1")
+ALL = protocol.Allowed()
+
+
+@dataclass
+class House:
+    runtime: Runtime[GatewaySettings]
+    client: RealtimeClient
+    policy: doors.Policy = POLICY
+    allowed: protocol.Allowed = ALL
+    secret: bytes = SECRET
+    talking: dict[str, Connection] = field(default_factory=dict)
+
+
+class Caller:
+    """One WebSocket: what was said to it, and how it was closed."""
+
+    def __init__(self, house: House) -> None:
+        self.said: list[dict[str, Any]] = []
+        self.code: int | None = None
+        self.changed = asyncio.Event()
+        self._frames: asyncio.Queue[Message] = asyncio.Queue()
+        self._frames.put_nowait({"type": "websocket.connect"})
+        socket = WebSocket({"type": "websocket", "headers": []}, self._frames.get, self._received)
+        self.running = asyncio.create_task(Connection(house, socket).run())
+
+    def say(self, frame: Any) -> None:
+        self._frames.put_nowait({"type": "websocket.receive", "text": json.dumps(frame)})
+
+    def attach(self, session_id: str) -> None:
+        token = doors.ticket(SECRET, session_id)
+        self.say({"attach": {"session_id": session_id, "token": token, "after_seq": 0}})
+
+    def leave(self) -> None:
+        self._frames.put_nowait({"type": "websocket.disconnect", "code": 1001})
+
+    async def until_attached(self) -> None:
+        while not any("attached" in one for one in self.said):
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def _received(self, message: Message) -> None:
+        if message["type"] == "websocket.close":
+            self.code = message["code"]
+        elif message.get("text"):
+            self.said.append(json.loads(message["text"]))
+        self.changed.set()
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="vb", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@contextlib.asynccontextmanager
+async def gateway(run_dir: Path) -> AsyncIterator[tuple[House, FakeCell]]:
+    endpoints = Endpoints(run_dir)
+    runtime = Runtime("gateway", 0, CellSettings(), GatewaySettings(), endpoints)
+    with FakeCell(run_dir) as cell, contextlib.closing(runtime.sockets):
+        async with RealtimeClient(endpoints, shards=1) as client:
+            yield House(runtime, client), cell
+
+
+async def test_of_two_who_come_back_at_once_one_has_the_call(run_dir: Path) -> None:
+    async with gateway(run_dir) as (house, cell), asyncio.timeout(10):
+        session_id = cell.begin()
+        callers = [Caller(house), Caller(house)]
+        for one in callers:
+            one.attach(session_id)
+        for one in callers:
+            await one.until_attached()
+        _, (there,) = await asyncio.wait(
+            [one.running for one in callers], return_when=asyncio.FIRST_COMPLETED
+        )
+
+        first, last = sorted(callers, key=lambda one: one.running is there)
+        assert (first.code, last.code) == (protocol.TAKEN_OVER.code, None)
+        last.leave()
+        await last.running
+        assert house.talking == {}
+
+
+async def test_a_call_that_cannot_be_told_of_is_refused_and_kept_alive_by_nobody(
+    run_dir: Path,
+) -> None:
+    async with gateway(run_dir) as (house, cell), asyncio.timeout(10):
+        session_id = cell.begin()
+        asked: Iterator[Any] = iter([{}])
+        no = CommandError(code="internal", message="it is ill", retry=False)
+
+        def snapshot(command: Command) -> Any:
+            return next(asked, no)
+
+        cell.answers["snapshot"] = snapshot
+        caller = Caller(house)
+        caller.attach(session_id)
+        await caller.running
+        await asyncio.sleep(0)
+
+        assert caller.said[-1]["error"]["message"] == "it is ill"
+        assert house.runtime.counters.get("connections_failed") is None
+        assert not [one for one in asyncio.all_tasks() if "_keep_lease" in repr(one.get_coro())]
