@@ -52,8 +52,6 @@ REFUSED = Closing(4403, "the session was refused: see the error before this")
 GONE = Closing(4404, "that session does not exist any more")
 TAKEN_OVER = Closing(4409, "another connection has attached to this session")
 FLOOD = Closing(4429, "too much wrong or refused input: come back slower")
-COME_BACK = frozenset({1001, 1006, 1011, 1012, 1013, 4000, 4429})
-"""After these a caller with a token should try again; after the others it is of no use."""
 
 
 @dataclass(frozen=True)
