@@ -10,7 +10,10 @@ from typing import Any
 
 import msgspec
 
-SCHEMA_VERSION = 1
+STEPS: tuple[str, ...] = ()
+"""SQL that makes a file of schema n + 1 one of schema n + 2. Never changed once it was released;
+`_TABLES` holds what a new file begins with, the outcome of all of them."""
+SCHEMA_VERSION = 1 + len(STEPS)
 BUSY_MS = 5_000
 
 _TABLES = """
@@ -88,20 +91,36 @@ class Stored(msgspec.Struct, frozen=True):
     """Those after the snapshot."""
     outbox: list[tuple[int, bytes, bytes | None]]
 
+    def last_us(self) -> int:
+        """When something last happened in it, as far as is told here."""
+        with contextlib.suppress(IndexError, msgspec.MsgspecError):
+            return max(self.created_us, _moments.decode(self.inputs[-1][1]).now_us)
+        return self.created_us
+
+
+class _Moment(msgspec.Struct):
+    """Of an input, all that matters here."""
+
+    now_us: int = 0
+
+
+_moments = msgspec.json.Decoder(_Moment)
+
 
 class Journal:
     """One file per shard. `write` belongs to the writer's thread, the rest to the loop's."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises JournalUnusable."""
+    def __init__(self, path: Path, steps: tuple[str, ...] = STEPS) -> None:
+        """Raises JournalUnusable. A file of an older version is brought up to this one."""
         self.path = path
+        self._steps = steps
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._writer = _connect(path)
             self._check_version()
             self._reader = _connect(path)
             self._janitor = _connect(path)
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:
             raise JournalUnusable(
                 f"the journal {path} cannot be used: {error}; free the disk, make the folder "
                 "writable, or move a damaged file away (its conversations are then lost)"
@@ -109,15 +128,24 @@ class Journal:
         path.chmod(0o600)
 
     def _check_version(self) -> None:
-        self._writer.executescript(_TABLES)
-        row = self._writer.execute("select value from meta where key = 'schema'").fetchone()
-        if row is None:
-            self._writer.execute("insert into meta values ('schema', ?)", (str(SCHEMA_VERSION),))
-        elif int(row[0]) > SCHEMA_VERSION:
+        """Nothing is written to a file that this version does not know."""
+        newest = 1 + len(self._steps)
+        found = _schema(self._writer)
+        if found is None:
+            self._writer.executescript(_TABLES)
+            self._writer.execute("insert into meta values ('schema', ?)", (str(newest),))
+            return
+        if found > newest:
+            self._writer.close()
             raise JournalUnusable(
-                f"the journal {self.path} was written by a newer version (schema {row[0]}, this "
-                f"one knows {SCHEMA_VERSION}): upgrade, or choose another data folder"
+                f"the journal {self.path} was written by a newer version (schema {found}, this "
+                f"one knows {newest}): upgrade, or choose another data folder"
             )
+        for version in range(found, newest):
+            with _transaction(self._writer) as sql:
+                for statement in filter(str.strip, self._steps[version - 1].split(";")):
+                    sql.execute(statement)
+                sql.execute("update meta set value = ? where key = 'schema'", (str(version + 1),))
 
     def write(self, commits: list[Commit]) -> None:
         """All of it or nothing. Raises sqlite3.Error."""
@@ -296,6 +324,13 @@ def _transaction(sql: sqlite3.Connection) -> Any:
             sql.execute("rollback")
         raise
     sql.execute("commit")
+
+
+def _schema(sql: sqlite3.Connection) -> int | None:
+    """What the file says it is; nothing when it is new."""
+    is_there = sql.execute("select 1 from sqlite_master where name = 'meta'").fetchone()
+    row = is_there and sql.execute("select value from meta where key = 'schema'").fetchone()
+    return int(row[0]) if row else None
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -21,6 +21,7 @@ from voicebus.services.runtime import Runtime
 from voicebus.services.session import uplink
 from voicebus.services.session.attempts import STRIKES, AttemptMark
 from voicebus.services.session.audience import Audience
+from voicebus.services.session.clock import Clock
 from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
@@ -55,7 +56,7 @@ class Shard:
         self._recovered_calls = False
         self.journal_lost = False
         self.journal_slow = False
-        self._last_us = 0
+        self._clock = Clock()
         endpoints = runtime.endpoints
         sockets = runtime.sockets
         self.journal = Journal(Path(runtime.cell.data).absolute() / f"session-{self._number}.db")
@@ -109,9 +110,8 @@ class Shard:
     # --- time ---------------------------------------------------------------------------------
 
     def now_us(self) -> int:
-        """Unix microseconds that never run backwards: a clock set back must not undo a deadline."""
-        self._last_us = max(self._last_us + 1, time.time_ns() // 1000)
-        return self._last_us
+        """Unix microseconds that never run backwards, and do not jump with the wall clock."""
+        return self._clock.now_us()
 
     def _arm(self, conversation: Conversation) -> None:
         """One timer per conversation, set to what its state asks for."""
@@ -137,6 +137,8 @@ class Shard:
         while True:
             await asyncio.sleep(1.0)
             ticks += 1
+            if jumped_s := self._clock.follow():
+                self._log.warning("clock.jumped", seconds=round(jumped_s, 1))
             now_us = self.now_us()
             for conversation in tuple(self.conversations.values()):
                 ended_us = conversation.ended_us
@@ -551,13 +553,15 @@ class Shard:
 
     def _recover(self) -> None:
         """Fold what the journal knows. A conversation that cannot be folded is set aside alone."""
+        live = self.journal.live()
+        self._clock.not_before(max((stored.last_us() for stored in live), default=0))
         now_us = self.now_us()
         self._desk.remember(
             self.journal.replies(now_us - int(self._settings.reply_memory_s * 1_000_000))
         )
         suspect = self._attempt.left_behind
         strikes = self.journal.strike(suspect) if suspect else 0
-        for stored in self.journal.live():
+        for stored in live:
             conversation = Conversation(
                 stored.session_id,
                 TRANSLATORS["openai"],

@@ -1,18 +1,24 @@
 """Other code, the same conversations: each role is restarted in the middle of a call."""
 
 import asyncio
+import tempfile
 
 import pytest
 
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.conftest import StartStack
-from tests.end_to_end.support import Caller, scene
+from tests.end_to_end.support import Caller, Line, scene, voicebus
+from tests.end_to_end.support_gateway import free_port
 from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.sockets import Sockets
 from voicebus.cli import calm
 from voicebus.cli.problems import Problem
 from voicebus.cli.restart import Restart
 from voicebus.cli.testing import Stack
+from voicebus.client import RealtimeClient
+from voicebus.client.audit import conversation
+from voicebus.services.session.archive import Archive
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +162,81 @@ async def test_who_leaves_takes_no_new_calls_and_lets_the_others_end(cell: Stack
 async def cell_state(cell: Stack, state: str) -> str:
     found = await testing.next_state(cell.endpoints, "session", 0, lambda one: one.state == state)
     return found.state
+
+
+async def test_everything_is_replaced_by_one_command_while_a_call_goes_on(
+    start_stack: StartStack, acts: Acts
+) -> None:
+    settings = {
+        "VOICEBUS_GATEWAY_BIND": "127.0.0.1",
+        "VOICEBUS_GATEWAY_PORT": str(free_port()),
+        "VOICEBUS_RECORDER_KEEP_FREE_MB": "0",
+    }
+    with tempfile.TemporaryDirectory(prefix="vb", dir="/tmp") as folder:
+        settings["VOICEBUS_RECORDER_FOLDER"] = f"{folder}/recordings"
+        cell = await asyncio.to_thread(
+            start_stack, scenario=SCENARIO, tools=acts.specs, settings=settings
+        )
+        before = cell.pids()
+        async with scene(cell) as on:
+            on.session_was_killed = on.transport_was_killed = True
+            caller = await on.caller()
+            await caller.turn("tally")
+
+            run_dir = str(cell.run_dir)
+            code, _, err = await voicebus("restart", "all", "--run-dir", run_dir, within_s=120)
+            await caller.turn("tally")
+            await caller.turn("short tone")
+
+            assert code == 0, err
+            assert len(caller.found("tool_call_completed")) == 2
+            assert not caller.found("error")
+            assert not caller.found("assistant_turn_completed", status="incomplete")
+        after = cell.pids()
+        assert after.keys() == before.keys()
+        assert [name for name, pid in after.items() if before[name] == pid] == []
+        assert all(f"{name} is ready again" in err for name in after)
+
+
+async def test_down_waits_for_the_last_call_and_takes_no_new_one(start_stack: StartStack) -> None:
+    cell = await asyncio.to_thread(start_stack, scenario=SCENARIO)
+    with Sockets() as sockets:
+        line = Line(cell.endpoints, sockets)
+        async with RealtimeClient(cell.run_dir) as client:
+            caller = Caller(await client.connect())
+            await caller.opened()
+            waiting = asyncio.create_task(
+                voicebus("down", "--wait", "60", "--run-dir", str(cell.run_dir))
+            )
+            await cell_state(cell, "draining")
+            refused = await line.ask("open", {"config": {}})
+            await caller.turn("one second")
+            was_waiting = not waiting.done()
+            await caller.close()
+        code, out, err = await waiting
+
+    assert refused["error"]["code"] == "draining"
+    assert was_waiting
+    assert code == 0, err
+    assert "has stopped" in out
+    assert "are cut" not in err
+    with Archive(cell.run_dir / "data" / "session-0.db") as archive:
+        kept = archive.events(caller.id)
+    assert conversation(kept) == []
+    assert kept[-1]["data"]["reason"] == "client"
+
+
+async def test_down_waits_no_longer_than_it_was_told(start_stack: StartStack) -> None:
+    cell = await asyncio.to_thread(start_stack, scenario=SCENARIO)
+    async with RealtimeClient(cell.run_dir) as client:
+        session = await client.connect()
+
+        code, out, err = await voicebus("down", "--wait", "0.5", "--run-dir", str(cell.run_dir))
+        await session.detach()
+
+        assert code == 0, err
+        assert "has stopped" in out
+        assert "1 conversations are still open after 0.5 s and are cut" in err
 
 
 def test_a_role_that_does_not_run_is_named(cell: Stack) -> None:

@@ -138,6 +138,55 @@ def test_a_newer_file_is_refused_with_both_versions(path: Path) -> None:
         Journal(path)
 
 
+def test_nothing_is_written_to_a_newer_file(path: Path) -> None:
+    path.parent.mkdir()
+    sql = sqlite3.connect(path)
+    sql.execute("create table meta (key text primary key, value text not null)")
+    sql.execute("insert into meta values ('schema', '99')")
+    sql.commit()
+
+    with pytest.raises(JournalUnusable, match="schema 99"):
+        Journal(path)
+
+    assert sql.execute("select name from sqlite_master where type = 'table'").fetchall() == [
+        ("meta",)
+    ]
+    sql.close()
+
+
+def test_an_older_file_is_brought_up_step_by_step_with_what_it_holds(path: Path) -> None:
+    before = Journal(path)
+    before.write([commit(events=[(1, b"kept")])])
+    before.close()
+    steps = (
+        "create table colours (name text); insert into colours values ('red')",
+        "alter table colours add column hex text",
+    )
+
+    after = Journal(path, steps)
+
+    assert after.events("s0-a", 1, None, 9) == [b"kept"]
+    after.close()
+    sql = sqlite3.connect(path)
+    assert sql.execute("select name, hex from colours").fetchall() == [("red", None)]
+    assert sql.execute("select value from meta where key = 'schema'").fetchone() == ("3",)
+    sql.close()
+    Journal(path, steps).close()
+
+
+def test_a_step_that_fails_changes_nothing(path: Path) -> None:
+    Journal(path).close()
+    steps = ("create table colours (name text); insert into nowhere values (1)",)
+
+    with pytest.raises(JournalUnusable, match="no such table: nowhere"):
+        Journal(path, steps)
+
+    Journal(path).close()
+    sql = sqlite3.connect(path)
+    assert not sql.execute("select 1 from sqlite_master where name = 'colours'").fetchall()
+    sql.close()
+
+
 def test_a_file_that_is_no_database_is_named(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is no database, it is a letter to a friend" * 100)

@@ -1,0 +1,116 @@
+"""A journal that cannot be used or written: clear words, and never a wrong conversation."""
+
+import resource
+import sqlite3
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.end_to_end.cells import SCENARIO
+from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.support import Header, Scene, scene, voicebus
+from voicebus.bus import testing
+from voicebus.cli.testing import Stack
+
+LETTER = b"this is no database, it is a letter to a friend\n" * 100
+
+
+def _newer(path: Path) -> None:
+    sql = sqlite3.connect(path)
+    sql.execute("pragma journal_mode = wal")
+    sql.execute("create table meta (key text primary key, value text not null)")
+    sql.execute("insert into meta values ('schema', '99')")
+    sql.commit()
+    sql.close()
+
+
+def _damaged(path: Path) -> None:
+    path.write_bytes(LETTER)
+
+
+def _no_folder(path: Path) -> None:
+    path.parent.rmdir()
+    path.parent.write_bytes(b"a file where the folder should be")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (_newer, ("schema 99", "upgrade")),
+        (_damaged, ("file is not a database", "damaged file")),
+        (_no_folder, ("cannot be used", "writable")),
+    ],
+    ids=["newer", "damaged", "no folder"],
+)
+async def test_a_journal_that_cannot_be_used_is_named_and_left_as_it_is(
+    spoil: object, told: tuple[str, ...]
+) -> None:
+    with testing.run_folder() as folder:
+        data = folder / "data"
+        data.mkdir()
+        path = data / "session-0.db"
+        assert callable(spoil)
+        spoil(path)
+        before = path.read_bytes() if data.is_dir() else data.read_bytes()
+
+        code, out, err = await voicebus(
+            "up", "--run-dir", str(folder), VOICEBUS_SIMULATOR_SPEECH="off"
+        )
+
+        assert code == 1, out
+        assert "session-0" in err
+        assert str(path) in err
+        assert all(word in err for word in told), err
+        assert "Traceback" not in err
+        assert (path.read_bytes() if data.is_dir() else data.read_bytes()) == before
+        assert not testing.left_behind(folder)
+
+
+@pytest.fixture(scope="module")
+def cell(start_module_stack: StartStack) -> Stack:
+    return start_module_stack(scenario=SCENARIO)
+
+
+def _states(on: Scene) -> list[Header]:
+    return [one for one in on.tape.system if one.get("role") == "session"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+async def test_a_journal_that_takes_nothing_more_is_told_and_costs_no_word_when_it_does_again(
+    cell: Stack,
+) -> None:
+    async with scene(cell, errors={"journal.lost"}) as on:
+        caller = await on.caller()
+        await caller.turn("short tone")
+        process = psutil.Process(cell.pids()["session-0"])
+
+        # No file may grow beyond one byte: each write fails, as on a disk that is full.
+        process.rlimit(psutil.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        try:
+            await caller.turn("short tone")
+            lost = await caller.event("error", code="journal_lost")
+            code, message = await on.line.refused("open", {"config": {}})
+            await caller.turn("one second")
+            failing = await on.tape.until(
+                lambda: next((one for one in _states(on) if one["state"] == "failing"), None),
+                "the journal's loss to be told",
+            )
+        finally:
+            process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await on.tape.until(lambda: _states(on)[-1]["state"] == "ready", "all well again")
+        told = [one.seq for one in caller.events if one.seq is not None]
+        on.session_was_killed = True
+        pid = cell.kill("session-0")
+        await cell.ready("session-0", after=pid)
+        await caller.turn("short tone")
+        kept = await caller.session.replay(1, told[-1])
+
+        assert lost.data.recoverable
+        assert code == "busy"
+        assert "journal" in message
+        assert "cannot be written" in failing["why"]
+        assert len(caller.found("error")) == 1
+        assert [one.seq for one in kept] == told
+        assert caller.words().count("A short tone.") == 3
