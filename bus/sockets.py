@@ -219,7 +219,14 @@ class Router(Socket):
             sockets,
             zmq.ROUTER,
             split,
-            {zmq.ROUTER_MANDATORY: 1, zmq.SNDHWM: queue, zmq.RCVHWM: queue},
+            {
+                zmq.ROUTER_MANDATORY: 1,
+                # Who was frozen finds its peers' new connections before it has noticed the end of
+                # their old ones: without this they would be deaf to each other for good.
+                zmq.ROUTER_HANDOVER: 1,
+                zmq.SNDHWM: queue,
+                zmq.RCVHWM: queue,
+            },
         )
 
     def send(self, route: Route, frames: Frames) -> Sent:

@@ -101,6 +101,33 @@ async def test_a_peer_that_is_gone_is_an_answer_and_not_a_silence(
         await gone.wait()
 
 
+async def test_a_peer_that_connects_again_is_heard_before_its_old_connection_has_ended(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    heard: Mail = asyncio.Queue()
+
+    def echo(route: Route, frames: Sequence[bytes]) -> None:
+        heard.put_nowait(frames)
+        router.send(route, [b"again", *frames])
+
+    router = sockets.router(endpoints.commands(0), echo)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as old:
+        old.setsockopt(zmq.LINGER, 0)
+        old.setsockopt(zmq.ROUTING_ID, b"me")
+        old.connect(endpoints.commands(0))
+        old.send(b"before")
+        assert await next_of(heard) == [b"before"]
+        with context.socket(zmq.DEALER) as new:
+            new.setsockopt(zmq.LINGER, 0)
+            new.setsockopt(zmq.RCVTIMEO, PATIENCE_S * 1000)
+            new.setsockopt(zmq.ROUTING_ID, b"me")
+            new.connect(endpoints.commands(0))
+            new.send(b"after")
+
+            assert await next_of(heard) == [b"after"]
+            assert await asyncio.to_thread(new.recv_multipart) == [b"again", b"after"]
+
+
 async def test_a_full_queue_is_an_answer_and_nothing_blocks(
     sockets: Sockets, endpoints: Endpoints
 ) -> None:
