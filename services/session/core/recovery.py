@@ -36,6 +36,8 @@ def may_help(event: i.ProviderDisconnected) -> bool:
     """Whether dialling again can succeed."""
     if event.by_us:
         return True  # the transport is being stopped; another one, or its successor, will do
+    if event.events_lost:
+        return True  # the transport could keep no more for us, and closed it in order: 1000
     if event.error is not None:
         return False  # a key that is not there does not come by waiting
     if event.http_status is not None:

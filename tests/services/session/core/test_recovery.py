@@ -68,6 +68,17 @@ def test_a_connection_that_broke_is_dialled_again(code: int) -> None:
     assert [one.generation for one in of(dialled, fx.Dial)] == [2]
 
 
+def test_one_that_our_own_transport_could_keep_no_events_of_is_dialled_again() -> None:
+    stage = Stage()
+
+    told = stage.play(i.ProviderDisconnected(generation=1, code=1000, events_lost=True))
+    dialled = stage.wait(0.2)
+
+    assert of(told, SessionReconnecting)
+    assert [one.generation for one in of(dialled, fx.Dial)] == [2]
+    assert [one.events_lost for one in of(reconnect(stage), SessionResumed)] == [True]
+
+
 @pytest.mark.parametrize("code", [1000, 1002, 1008, 1009, 4000])
 def test_one_that_was_ended_on_purpose_is_not(code: int) -> None:
     stage = Stage()
