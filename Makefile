@@ -2,6 +2,7 @@
 # make test    install what is needed and run the tests
 # make chaos   MINUTES=10: kill, freeze and cut at random while conversations go on; the table;
 #              before that, CALLS=10000 of the tool pool alone. SEED=… repeats a run
+# make matrix  each process at each moment of a conversation, killed and frozen; five minutes
 # make soak    MINUTES=60: twenty conversations at a time; memory and descriptors, and a picture
 # make bench   measure: ours beside a bare client, each goal with its figure; under ten minutes
 # make bench-peers  the same stalls with the peers, each in an environment of its own
@@ -19,10 +20,10 @@ APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y
 FLITE_MISSING := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test chaos soak bench bench-peers check format schemas flite clean
+.PHONY: help run test chaos matrix soak bench bench-peers check format schemas flite clean
 
 help:
-	@sed -n 's/^# \{0,1\}//p' Makefile | head -8
+	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
 
 run: $(VENV)/.with-speech flite
 	@$(BIN)/voicebus demo
@@ -37,6 +38,9 @@ chaos: $(VENV)/.with-dev
 	@CHAOS_CALLS=$(CALLS) $(if $(SEED),CHAOS_SEED=$(SEED)) \
 		$(BIN)/python -m pytest -q -s tests/services/tools/test_chaos.py
 	@$(BIN)/voicebus chaos --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+matrix: $(VENV)/.with-dev
+	@MATRIX=whole $(BIN)/python -m pytest -q tests/end_to_end/test_fault_matrix.py
 
 soak: MINUTES ?= 60
 soak: $(VENV)/.with-bench
