@@ -32,7 +32,7 @@ def run_dir() -> Iterator[Path]:
 
 async def refused(*arguments: str, code: int = 1, **environment: str) -> str:
     """The sentence with which the command refuses; the last lines may cite a log."""
-    exit_code, out, err = await voicebus(*arguments, **environment)
+    exit_code, out, err = await voicebus(*arguments, within_s=60.0, **environment)
     assert exit_code == code, f"exit code {exit_code}: {out}{err}"
     assert "Traceback" not in out + err
     named = [line for line in err.splitlines() if line.startswith(f"voicebus {arguments[0]}: ")]
