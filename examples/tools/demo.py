@@ -104,15 +104,13 @@ def block_gil(seconds: float = 2.0) -> dict[str, float]:
     """Spend the time in one C call that never lets another Python thread run.
 
     Args:
-        seconds: for about how long
+        seconds: for how long
     """
-    sample = 2_000_000
-    began = time.perf_counter()
-    sum(range(sample))
-    rate = sample / (time.perf_counter() - began)
-    began = time.perf_counter()
-    sum(range(int(rate * seconds)))
-    return {"seconds": round(time.perf_counter() - began, 2)}
+    began = time.monotonic()
+    # One C call, as all(), map() and iter() are C and so is what they call: it looks at the clock
+    # until the time is over. A calibrated loop would end early when it was calibrated under load.
+    all(map((began + seconds).__gt__, iter(time.monotonic, None)))
+    return {"seconds": round(time.monotonic() - began, 2)}
 
 
 @tool(effects="none", timeout_s=60)

@@ -37,9 +37,7 @@ async def _ages_ms(caller: Caller, call: Call, response: str, seconds: float) ->
 @pytest.mark.parametrize(
     ("tool", "how"), [("nap", "sleeps"), ("burn_cpu", "spins"), ("block_gil", "sits")]
 )
-async def test_sound_goes_on_while_a_tool_runs_for_two_seconds(
-    cell: Stack, tool: str, how: str
-) -> None:
+async def test_sound_goes_on_while_a_tool_runs(cell: Stack, tool: str, how: str) -> None:
     async with Provider(PORT) as provider, scene(cell) as on:
         caller = await on.caller()
         call = await provider.call()
@@ -47,13 +45,13 @@ async def test_sound_goes_on_while_a_tool_runs_for_two_seconds(
 
         await caller.session.send_text("Use it.")
         await call.expect("response.create")
-        call_id = await calls_tool(call, tool, '{"seconds": 2.0}')
+        call_id = await calls_tool(call, tool, '{"seconds": 3.0}')
         await caller.event("tool_call_dispatched", call_id=call_id)
         beside = await _ages_ms(caller, call, "resp_beside", 1.5)
         assert not caller.found("tool_call_completed"), "the tool did not run beside the sound"
         done = await caller.event("tool_call_completed", call_id=call_id)
 
-        assert done.data.result["seconds"] >= 1.5
+        assert done.data.result["seconds"] >= 3.0
         for name, ages in (("alone", without), (f"beside {tool}", beside)):
             measured(f"age of sound {name}, median", statistics.median(ages))
             measured(f"age of sound {name}, largest", max(ages))

@@ -58,7 +58,7 @@ def test_the_archive_search_finds_something_in_the_end(tools: dict[str, toolbox.
 
 
 @pytest.mark.parametrize("tool", ["burn_cpu", "block_gil", "nap"])
-def test_the_others_take_about_as_long_as_they_are_told(
+def test_the_others_take_as_long_as_they_are_told(
     tools: dict[str, toolbox.Tool], tool: str
 ) -> None:
-    assert tools[tool].target(seconds=0.01)["seconds"] > 0
+    assert tools[tool].target(seconds=0.01)["seconds"] >= 0.01
