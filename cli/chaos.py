@@ -23,11 +23,20 @@ from rich.table import Table
 
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.sockets import Sockets
-from voicebus.cli import chaos_stack, folders, stack
+from voicebus.cli import chaos_recordings, chaos_stack, folders, stack
 from voicebus.cli.audit import examine
 from voicebus.cli.chaos_faults import Fault, Tormentor
+from voicebus.cli.chaos_recordings import Recordings
 from voicebus.cli.chaos_stack import Wire
-from voicebus.cli.chaos_talk import PATIENCE_S, TOO_MANY, TURN_S, Talker, Tally
+from voicebus.cli.chaos_talk import (
+    PATIENCE_S,
+    TOO_MANY,
+    TURN_S,
+    Talker,
+    Tally,
+    by_bus,
+    by_phone,
+)
 from voicebus.cli.options import AsJson, RunDir
 from voicebus.cli.problems import Problem
 from voicebus.client import RealtimeClient
@@ -49,6 +58,8 @@ class Result:
     tally: Tally = field(default_factory=Tally)
     done: list[Fault] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    recordings: Recordings | None = None
+    """Of a stack of its own."""
 
     @property
     def faults(self) -> list[str]:
@@ -70,8 +81,10 @@ def chaos(
     """Kill, freeze and cut processes at random while conversations with tools and interrupts go on;
     report what was lost or repeated, and how long each kind of fault was felt.
 
-    Without --run-dir a stack of its own is started, with the simulator, and stopped again. With it,
-    the stack that runs there is tormented: never do that where people are talking.
+    Without --run-dir a stack of its own is started, with the simulator, a recorder and a gateway,
+    through which one of the conversations goes, and stopped again: every recording is compared
+    with the journal. With it, the stack that runs there is tormented: never do that where people
+    are talking.
     Exit code 0 when nothing was lost or repeated.
     """
     if minutes <= 0 or sessions < 1:
@@ -93,12 +106,17 @@ def chaos(
 
 
 def _own(folder: Path, seconds: float, result: Result) -> None:
-    port, wire_port = chaos_stack.free_ports(2)
+    port, wire_port, door = chaos_stack.free_ports(3)
+    gateway_port = door if chaos_stack.has_web() else None
+    if gateway_port is None:
+        _tell("without a gateway: pip install 'voicebus[web]'")
     _tell("starting a stack of its own")
-    stack.start(chaos_stack.wish(folder, port, wire_port))
+    wish = chaos_stack.wish(folder, port, wire_port)
+    stack.start(chaos_stack.with_doors(wish, folder, gateway_port))
     try:
-        asyncio.run(_wired(folder, port, wire_port, seconds, result))
+        asyncio.run(_wired(folder, port, wire_port, gateway_port, seconds, result))
         audit(folder, result)
+        _listen_again(folder, result)
     finally:
         if result.faults:
             kept = Path(tempfile.mkdtemp(prefix="voicebus-chaos-"))
@@ -108,16 +126,29 @@ def _own(folder: Path, seconds: float, result: Result) -> None:
         stack.stop(folder)
 
 
-async def _wired(folder: Path, port: int, wire_port: int, seconds: float, result: Result) -> None:
+async def _wired(
+    folder: Path,
+    port: int,
+    wire_port: int,
+    gateway_port: int | None,
+    seconds: float,
+    result: Result,
+) -> None:
     wire = Wire(port)
     await wire.open(wire_port)
     try:
-        await torment(Endpoints(folder), seconds, result, wire)
+        await torment(Endpoints(folder), seconds, result, wire, gateway_port)
     finally:
         wire.close()
 
 
-async def torment(endpoints: Endpoints, seconds: float, result: Result, wire: Wire | None) -> None:
+async def torment(
+    endpoints: Endpoints,
+    seconds: float,
+    result: Result,
+    wire: Wire | None,
+    gateway_port: int | None = None,
+) -> None:
     """The whole run. Raises Problem when nothing runs there."""
     status = await asyncio.to_thread(stack.status, endpoints.run_dir)
     if not status.is_ready:
@@ -128,18 +159,24 @@ async def torment(endpoints: Endpoints, seconds: float, result: Result, wire: Wi
     with Sockets(failed=_failed) as sockets:
         async with RealtimeClient(endpoints, deadline_s=PATIENCE_S) as client:
             tormentor = Tormentor(endpoints, names, sockets, chance, wire)
-            async with _talking(client, result, chance) as talkers:
+            async with _talking(client, result, chance, gateway_port) as talkers:
                 await _strike(tormentor, talkers, begun + seconds, chance, result)
     result.seconds = time.monotonic() - begun
 
 
 @contextlib.asynccontextmanager
 async def _talking(
-    client: RealtimeClient, result: Result, chance: random.Random
+    client: RealtimeClient, result: Result, chance: random.Random, gateway_port: int | None
 ) -> AsyncIterator[list[Talker]]:
     stop = asyncio.Event()
     seeds = [chance.randrange(2**32) for _ in range(result.sessions)]
-    talkers = [Talker(client, result.tally, random.Random(seed)) for seed in seeds]
+    dials = [by_bus(client)] * result.sessions
+    if gateway_port is not None:
+        dials[-1] = by_phone(gateway_port)
+    talkers = [
+        Talker(client, dial, result.tally, random.Random(seed))
+        for dial, seed in zip(dials, seeds, strict=True)
+    ]
     tasks = [asyncio.create_task(one.talk(stop)) for one in talkers]
     try:
         yield talkers
@@ -223,6 +260,20 @@ def audit(folder: Path, result: Result) -> None:
             result.problems.append(f"call {call} left a mark and no event tells of it")
 
 
+def _listen_again(folder: Path, result: Result) -> None:
+    """What the recorder made of it."""
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted((folder / "data").glob("session-*.db")):
+        with Archive(path) as archive:
+            for one in archive.sessions():
+                if one.session_id in result.tally.spans:
+                    kept[one.session_id] = archive.events(one.session_id)
+    result.recordings = chaos_recordings.examine(
+        chaos_stack.recordings(folder), kept, result.tally.spans, result.done
+    )
+    result.problems += [f"recorder: {one}" for one in result.recordings.faults]
+
+
 def _commands(archive: Archive, tally: Tally) -> list[str]:
     """Every command that was answered with ok has been decided exactly once."""
     found: list[str] = []
@@ -257,9 +308,21 @@ def summary(result: Result) -> dict[str, Any]:
         "events_fetched_again": tally.healed,
         "calls": tally.calls,
         "turns_cut": tally.cut_turns,
+        "conversations_by_gateway": tally.phone_calls,
+        "gateway_connected_again": tally.phoned_again,
+        "recordings": None if result.recordings is None else _recorded(result.recordings),
         "faults_done": len(result.done),
         "by_kind": _by_kind(result.done),
         "lost_or_repeated": result.faults,
+    }
+
+
+def _recorded(found: Recordings) -> dict[str, int]:
+    return {
+        "whole": found.whole,
+        "with_named_gaps": found.with_gaps,
+        "longest_gap_ms": found.missing_ms,
+        "while_no_recorder_ran": found.unseen,
     }
 
 
@@ -291,6 +354,17 @@ def show(result: Result) -> None:
         f"their connection), {tally.commands} commands, {tally.calls} calls, {tally.events} events "
         f"({tally.healed} fetched again)"
     )
+    if tally.phone_calls:
+        print(
+            f"gateway: {tally.phone_calls} of the conversations went through it, "
+            f"{tally.phoned_again} connections were made again"
+        )
+    if (found := result.recordings) is not None:
+        print(
+            f"recorder: {found.whole} recordings whole, {found.with_gaps} with gaps that are named "
+            f"(the longest {found.missing_ms} ms), {found.unseen} conversations began and ended "
+            "while no recorder ran"
+        )
     for fault in result.faults[:50]:
         print(f"  {fault}")
     print(f"{len(result.faults)} lost or repeated")

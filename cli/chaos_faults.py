@@ -21,8 +21,17 @@ from voicebus.services.supervisor import Supervisor
 
 _states: Codec[State] = Codec(State, what="state")
 
-KILLS = ("session", "transport", "dispatcher", "toolhost", "simulator", "health", "recorder")
-FREEZES = ("session", "transport", "dispatcher", "toolhost", "recorder")
+KILLS = (
+    "session",
+    "transport",
+    "dispatcher",
+    "toolhost",
+    "simulator",
+    "health",
+    "gateway",
+    "recorder",
+)
+FREEZES = ("session", "transport", "dispatcher", "toolhost", "gateway", "recorder")
 FREEZE_S = (0.3, 2.5)
 LONG_SHARE = 0.2
 """So many freezes last until the health listener ends them."""

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import importlib.util
 import os
 import random
 import shutil
 import socket
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from voicebus.cli.plan import Wish
@@ -98,6 +100,28 @@ class Wire:
         for line in both:
             self._lines.discard(line)
             line.transport.abort()
+
+
+def has_web() -> bool:
+    """Whether the gateway's packages are installed (extra `web`)."""
+    return all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn"))
+
+
+def recordings(run_dir: Path) -> Path:
+    """Where the recorder of such a stack writes."""
+    return run_dir / "recordings"
+
+
+def with_doors(wish: Wish, run_dir: Path, gateway_port: int | None) -> Wish:
+    """The same with a recorder, and a gateway at that port."""
+    more = {
+        "VOICEBUS_RECORDER_FOLDER": str(recordings(run_dir)),
+        "VOICEBUS_RECORDER_KEEP_FREE_MB": "0",
+    }
+    if gateway_port is not None:
+        more["VOICEBUS_GATEWAY_BIND"] = "127.0.0.1"
+        more["VOICEBUS_GATEWAY_PORT"] = str(gateway_port)
+    return replace(wish, settings={**wish.settings, **more})
 
 
 def wish(run_dir: Path, port: int, wire_port: int) -> Wish:

@@ -4,16 +4,19 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from voicebus.bus import ids
+from voicebus.bus.messages.commands import Replayed
+from voicebus.cli import chaos_phone
 from voicebus.client import ClientError, Event, RealtimeClient, RealtimeSession, Sound
 from voicebus.client import audit as rules
 from voicebus.client.errors import CommandRefused, SessionGone
-from voicebus.client.sound import SoundFlush
+from voicebus.client.sound import Heard, SoundFlush
 from voicebus.client.turns import Turns, expect, fold
 
 TURNS = (1, 6)
@@ -58,6 +61,92 @@ class Tally:
     ended: Counter[str] = field(default_factory=Counter)
     sent: dict[str, list[str]] = field(default_factory=dict)
     """Session -> ids of commands that were answered with ok."""
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Session -> when it began and when it had ended, on the monotonic clock."""
+    phone_calls: int = 0
+    """Conversations through the gateway."""
+    phoned_again: int = 0
+    """How often their connection was made again."""
+
+
+class Conversation(Protocol):
+    """What a talker needs, on the bus or through the gateway."""
+
+    @property
+    def id(self) -> str:
+        """The session's."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+
+    @property
+    def events_healed(self) -> int:
+        """Events that were fetched again so far."""
+
+    async def tell(self, command: str, data: dict[str, Any]) -> str:
+        """One command under one id until it is done. Its id. Raises ClientError."""
+
+    def events(self) -> AsyncIterator[Event]:
+        """Every event once, in order."""
+
+    def audio_output(self) -> AsyncIterator[Heard]:
+        """The sound."""
+
+    async def detach(self) -> None:
+        """Stop listening."""
+
+
+Dial = Callable[[], Awaitable[Conversation]]
+
+
+class OnTheBus:
+    """A conversation through the SDK."""
+
+    def __init__(self, client: RealtimeClient, session: RealtimeSession) -> None:
+        self.id = session.id
+        self.events = session.events
+        self.audio_output = session.audio_output
+        self.detach = session.detach
+        self._client = client
+        self._session = session
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._session.is_over
+
+    @property
+    def events_healed(self) -> int:
+        """Events that were fetched again so far."""
+        return sum(one.last - one.first + 1 for one in self._session.healed)
+
+    async def tell(self, command: str, data: dict[str, Any]) -> str:
+        """One command under one id until it is done. Its id. Raises ClientError."""
+        id = ids.ulid()
+        shard = ids.shard_of(self.id) or 0
+        await self._client.commander.ask(
+            shard, command, data, session_id=self.id, id=id, deadline_s=PATIENCE_S
+        )
+        return id
+
+
+def by_bus(client: RealtimeClient) -> Dial:
+    """Open sessions with the SDK."""
+
+    async def dial() -> Conversation:
+        return OnTheBus(client, await client.connect(CONFIG))
+
+    return dial
+
+
+def by_phone(port: int) -> Dial:
+    """Open sessions through the gateway at that port."""
+
+    async def dial() -> Conversation:
+        return await chaos_phone.dial(port, CONFIG, PATIENCE_S)
+
+    return dial
 
 
 class Talker:
@@ -66,12 +155,15 @@ class Talker:
     def __init__(
         self,
         client: RealtimeClient,
+        dial: Dial,
         tally: Tally,
         chance: random.Random,
         *,
         pause_s: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         self._client = client
+        """What is kept is read with it, whichever way the conversation went."""
+        self._dial = dial
         self._pause_s = pause_s
         self._tally = tally
         self._chance = chance
@@ -88,8 +180,9 @@ class Talker:
         if self._was_refused:
             self._was_refused = False
             await asyncio.sleep(0.3)
+        began = time.monotonic()
         try:
-            session = await self._client.connect(CONFIG)
+            session = await self._dial()
         except CommandRefused as error:
             if not error.retry:
                 self._fault(f"open: {error}")
@@ -107,8 +200,9 @@ class Talker:
                 await asyncio.sleep(self._chance.uniform(*self._pause_s))
         finally:
             await self._end(session, ear)
+            self._tally.spans[session.id] = (began, time.monotonic())
 
-    async def _turn(self, session: RealtimeSession, ear: "Ear") -> None:
+    async def _turn(self, session: Conversation, ear: "Ear") -> None:
         begun = time.monotonic()
         text = self._chance.choices(tuple(SAY), tuple(SAY.values()))[0]
         before = len(ear.events)
@@ -130,10 +224,10 @@ class Talker:
             self._fault(f"{session.id}: {text!r} was not answered in {TURN_S:g} s; heard {kinds}")
         self.served_since = begun
 
-    async def _tell(self, session: RealtimeSession, command: str, data: dict[str, Any]) -> bool:
+    async def _tell(self, session: Conversation, command: str, data: dict[str, Any]) -> bool:
         """A command that is sent until it is answered. Whether it was done."""
         try:
-            id = await ask(self._client, session.id, command, data)
+            id = await session.tell(command, data)
         except SessionGone:
             return False
         except ClientError as error:
@@ -144,13 +238,13 @@ class Talker:
         self._tally.sent.setdefault(session.id, []).append(id)
         return True
 
-    async def _end(self, session: RealtimeSession, ear: "Ear") -> None:
+    async def _end(self, session: Conversation, ear: "Ear") -> None:
         if not session.is_over:
             await self._tell(session, "close", {})
             if not await ear.until(lambda: session.is_over, PATIENCE_S):
                 self._fault(f"{session.id}: no session_closed within {PATIENCE_S:g} s of close")
         try:
-            kept = await _kept(session)
+            kept = await _kept(self._client, session.id)
         except ClientError as error:
             self._fault(f"{session.id}: cannot be read again: {error}")
             kept = []
@@ -158,11 +252,11 @@ class Talker:
         await ear.close()
         self._examine(session, ear, kept)
 
-    def _examine(self, session: RealtimeSession, ear: "Ear", kept: list[dict[str, Any]]) -> None:
+    def _examine(self, session: Conversation, ear: "Ear", kept: list[dict[str, Any]]) -> None:
         tally = self._tally
         tally.conversations += 1
         tally.events += len(kept)
-        tally.healed += sum(one.last - one.first + 1 for one in session.healed)
+        tally.healed += session.events_healed
         tally.calls += sum(one["kind"] in rules.ENDS for one in kept)
         tally.calls_of.update(
             one["data"]["call_id"] for one in kept if one["kind"] == "tool_call_dispatched"
@@ -183,6 +277,10 @@ class Talker:
             found.append(f"the client was given {seen}, kept are {len(kept)} events")
         live = [msgspec.json.decode(one.raw) for one in ear.events]
         found += rules.same_as_live(kept, live)
+        if isinstance(session, chaos_phone.PhoneCall):
+            tally.phone_calls += 1
+            tally.phoned_again += session.again
+            found += session.strange
         for fault in found:
             self._fault(f"{session.id}: {fault}")
 
@@ -194,7 +292,7 @@ class Talker:
 class Ear:
     """What one conversation hears."""
 
-    def __init__(self, session: RealtimeSession, tally: Tally) -> None:
+    def __init__(self, session: Conversation, tally: Tally) -> None:
         self.events: list[Event] = []
         self.turns = Turns()
         self._session = session
@@ -253,15 +351,15 @@ class Ear:
                     item = ""
 
 
-async def ask(client: RealtimeClient, session_id: str, command: str, data: dict[str, Any]) -> str:
-    """One command under one id until it is done. Its id. Raises ClientError."""
-    id = ids.ulid()
+async def _kept(client: RealtimeClient, session_id: str) -> list[dict[str, Any]]:
+    """All events of a session, as its process gives them. Raises ClientError."""
     shard = ids.shard_of(session_id) or 0
-    await client.commander.ask(
-        shard, command, data, session_id=session_id, id=id, deadline_s=PATIENCE_S
-    )
-    return id
-
-
-async def _kept(session: RealtimeSession) -> list[dict[str, Any]]:
-    return [msgspec.json.decode(one.raw) for one in await session.replay()]
+    found: list[dict[str, Any]] = []
+    at: int | None = 1
+    while at is not None:
+        data = {"from": at, "to": None, "limit": 200}
+        reply = await client.commander.ask(shard, "replay", data, session_id=session_id)
+        page = msgspec.json.decode(msgspec.json.encode(reply.data), type=Replayed)
+        found += [msgspec.json.decode(raw) for raw in page.events]
+        at = page.next
+    return found

@@ -18,7 +18,7 @@ import typer
 from voicebus.bus.endpoints import Endpoints
 from voicebus.cli import chaos, chaos_stack, stack
 from voicebus.cli.chaos_stack import Wire
-from voicebus.cli.chaos_talk import PATIENCE_S, TURN_S, Talker
+from voicebus.cli.chaos_talk import PATIENCE_S, TURN_S, Talker, by_bus
 from voicebus.cli.problems import Problem
 from voicebus.client import RealtimeClient
 from voicebus.services.supervisor import Supervisor
@@ -99,7 +99,11 @@ async def _run(
         async with RealtimeClient(Endpoints(folder), deadline_s=PATIENCE_S) as client:
             talkers = [
                 Talker(
-                    client, result.tally, random.Random(chance.randrange(2**32)), pause_s=PAUSE_S
+                    client,
+                    by_bus(client),
+                    result.tally,
+                    random.Random(chance.randrange(2**32)),
+                    pause_s=PAUSE_S,
                 )
                 for _ in range(result.sessions)
             ]

@@ -18,3 +18,5 @@ def test_random_faults_lose_nothing_and_repeat_nothing() -> None:
     assert report["faults_done"] >= 3
     assert report["turns"] > 5
     assert report["calls"] > 0
+    assert report["conversations_by_gateway"] > 0
+    assert sum(report["recordings"][name] for name in ("whole", "with_named_gaps")) > 0

@@ -131,10 +131,17 @@ class Story:
         back = self.strike()
         await caller.turn("tally", within_s=BACK_S)
         await back
+        failed = [one.data.reason for one in caller.found("tool_call_failed")]
+        if self.process == "toolhost-0":
+            # The call may have gone to the host that fell: nobody knows whether it ran.
+            assert set(failed) <= {"unknown", "lost"}
+            await caller.turn("tally", within_s=BACK_S)
+        else:
+            assert not failed
 
         marks = [self.acts.done(one.data.call_id) for one in caller.found("tool_call_dispatched")]
         assert all(done.count("tally") <= 1 for done in marks), "a call ran twice"
-        assert any(done == ["tally", "tallied"] for done in marks)
+        assert marks[-1] == ["tally", "tallied"]
 
     async def _tone(self, caller: Caller) -> str:
         before = len(caller.pieces())
