@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -131,6 +132,55 @@ async def test_an_interrupt_still_stops_a_tool_that_was_called_before_the_kill(
         await caller.session.interrupt()
         failed = await caller.event("tool_call_failed", call_id=call)
 
+        assert failed.data.reason == "cancelled"
+        assert acts.done(call) == ["patient", "stopped"]
+
+
+async def interrupted_while_away(on: Scene, caller: Caller) -> Any:
+    """An interrupt is sent to a session process that is dead. What the next one made of it."""
+    before = on.cell.kill("session-0")
+    interrupting = asyncio.create_task(caller.session.interrupt())
+    await on.cell.ready("session-0", after=before)
+    cause = await interrupting
+    interrupted = await caller.event("interrupted")
+
+    assert interrupted.cause == cause
+    assert interrupted.header.inc != caller.events[0].header.inc, "it was not away"
+    return interrupted
+
+
+async def test_an_interrupt_sent_while_the_session_process_is_away_stops_the_sound_once_it_is_back(
+    cell: Stack,
+) -> None:
+    async with scene(cell) as on:
+        on.session_was_killed = True
+        caller = await on.caller(plays=True)
+        await caller.session.send_text("slow tone")
+        await caller.until(lambda: len(caller.pieces()) > 10, "the beginning of the tone")
+        turn = caller.pieces()[0][1].turn_id
+
+        interrupted = await interrupted_while_away(on, caller)
+        await caller.flushed(turn)
+        heard = await caller.event("assistant_heard", turn_id=turn)
+        await caller.turn("short tone")
+
+        assert interrupted.data.responses == [turn]
+        assert not heard.data.complete
+        assert caller.words().count("A short tone.") == 1
+
+
+async def test_an_interrupt_sent_while_the_session_process_is_away_stops_a_tool_once_it_is_back(
+    cell: Stack, acts: Acts
+) -> None:
+    async with scene(cell) as on:
+        on.session_was_killed = True
+        caller = await on.caller()
+        call = await running_call(caller, acts, "patient")
+
+        interrupted = await interrupted_while_away(on, caller)
+        failed = await caller.event("tool_call_failed", call_id=call)
+
+        assert interrupted.data.calls == [call]
         assert failed.data.reason == "cancelled"
         assert acts.done(call) == ["patient", "stopped"]
 
