@@ -103,9 +103,8 @@ async def serve(runtime: Runtime[GatewaySettings]) -> None:
     async with RealtimeClient(runtime.endpoints, shards=runtime.cell.shards) as client:
         gateway = Gateway(runtime, client, policy=policy, allowed=allowed, secret=secret)
         serving = server(gateway.app(), settings)
-        task = asyncio.create_task(serving.serve(sockets=[listening]))
+        task = await serving.begin(listening)
         stopping = asyncio.create_task(runtime.stopping.wait())
-        await serving.up.wait()
         runtime.ready()
         await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
         runtime.draining("sending callers to the next gateway")

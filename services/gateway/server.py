@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -28,15 +28,38 @@ class Server(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.up = asyncio.Event()
+        self._up = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        self.up.set()
+        self._up.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def begin(self, listening: socket.socket) -> asyncio.Task[None]:
+        """The serving, once it listens. Raises CannotStart when it ends before."""
+        serving = asyncio.create_task(_without_exit(self.serve(sockets=[listening])))
+        up = asyncio.create_task(self._up.wait())
+        await asyncio.wait([serving, up], return_when=asyncio.FIRST_COMPLETED)
+        if self._up.is_set():
+            return serving
+        up.cancel()
+        error = serving.exception()
+        why = "it ended at once" if error is None else f"{type(error).__name__}: {error}"
+        raise CannotStart(
+            f"the web server (uvicorn {uvicorn.__version__}) did not start: {why}; look whether "
+            "another version of it does: pip install --upgrade 'voicebus[web]'"
+        ) from error
+
+
+async def _without_exit(serving: Awaitable[None]) -> None:
+    """uvicorn ends the process where it cannot start, and an event loop lets that through."""
+    try:
+        await serving
+    except SystemExit as error:
+        raise RuntimeError(f"it wanted to exit with status {error.code}") from None
 
 
 def server(app: ASGIApp, settings: GatewaySettings) -> Server:

@@ -1,10 +1,53 @@
+import asyncio
 import socket
+import sys
 
 import pytest
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
 
 from voicebus.config.settings import GatewaySettings
-from voicebus.services.gateway.server import listen
+from voicebus.services.gateway.server import Server, listen, server
 from voicebus.services.runtime import CannotStart
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    """As the gateway: it answers without reading the body."""
+    await PlainTextResponse("hello")(scope, receive, send)
+
+
+class Refusing(Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        raise OSError("no more ports")
+
+
+class Exiting(Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        sys.exit(3)
+
+
+class Ending(Server):
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        return
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [
+        (Refusing, "OSError: no more ports"),
+        (Exiting, "RuntimeError: it wanted to exit with status 3"),
+        (Ending, "it ended at once"),
+    ],
+)
+async def test_a_server_that_does_not_start_is_one_sentence(kind: type[Server], why: str) -> None:
+    settings = GatewaySettings(bind="127.0.0.1", port=0)
+    with listen(settings) as listening:
+        one = kind(server(hello, settings).config)
+        async with asyncio.timeout(10):
+            with pytest.raises(CannotStart, match=f"did not start: {why}; ") as refused:
+                await one.begin(listening)
+
+    assert "\n" not in str(refused.value)
 
 
 def test_an_address_that_is_taken_is_named() -> None:
