@@ -102,7 +102,7 @@ async def serve(runtime: Runtime[GatewaySettings]) -> None:
         )
     async with RealtimeClient(runtime.endpoints, shards=runtime.cell.shards) as client:
         gateway = Gateway(runtime, client, policy=policy, allowed=allowed, secret=secret)
-        serving = server(gateway.app(), settings)
+        serving = server(gateway.app(), settings, runtime.count)
         task = await serving.begin(listening)
         stopping = asyncio.create_task(runtime.stopping.wait())
         runtime.ready()

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -62,12 +63,15 @@ async def _without_exit(serving: Awaitable[None]) -> None:
         raise RuntimeError(f"it wanted to exit with status {error.code}") from None
 
 
-def server(app: ASGIApp, settings: GatewaySettings) -> Server:
+def server(
+    app: ASGIApp, settings: GatewaySettings, count: Callable[[str], None] = lambda what: None
+) -> Server:
     """Raises CannotStart when the certificate cannot be read."""
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    # Its warnings are what strangers send: nobody may fill the log with that.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     config = uvicorn.Config(
         app,
-        http=_patient(settings),
+        http=_patient(settings, count),
         ws="websockets-sansio",
         ws_max_size=2 * settings.max_message_bytes,
         ws_ping_interval=PING_S,
@@ -116,20 +120,48 @@ def listen(settings: GatewaySettings) -> socket.socket:
     return listening
 
 
-def _patient(settings: GatewaySettings) -> type[asyncio.Protocol]:
-    """HTTP that waits for a request only so long, and for so many at once."""
+def _patient(settings: GatewaySettings, count: Callable[[str], None]) -> type[asyncio.Protocol]:
+    """HTTP that waits for a request only so long, and for so many at once.
+
+    A request is timed as a whole, from its first byte to the last of its body (the first one from
+    the beginning of the connection), so that a byte now and then keeps nothing open. Between two
+    requests uvicorn's own five seconds hold.
+    """
 
     class Patient(H11Protocol):
+        _late: asyncio.TimerHandle | None = None
+
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
             if len(self.connections) > settings.max_connections + SPARE_CONNECTIONS:
+                count("connections_too_many")
                 transport.close()
             else:
-                self.loop.call_later(settings.open_timeout_s, self._give_up)
+                self._look()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._look()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            self._all_came()
+
+        def _look(self) -> None:
+            # A WebSocket has been taken over by another protocol and left `connections`.
+            is_there = self in self.connections
+            if not is_there or self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+                self._all_came()
+            elif self._late is None:
+                self._late = self.loop.call_later(settings.open_timeout_s, self._give_up)
+
+        def _all_came(self) -> None:
+            if self._late is not None:
+                self._late.cancel()
+                self._late = None
 
         def _give_up(self) -> None:
-            # A WebSocket has been taken over by another protocol and left `connections`.
-            if self in self.connections and vars(self).get("cycle") is None:
-                self.transport.abort()
+            count("requests_too_slow")
+            self.transport.abort()
 
     return Patient
