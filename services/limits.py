@@ -10,12 +10,14 @@ class Bucket:
         self._at_s: float | None = None
 
     def take(self, amount: float, now_s: float) -> float:
-        """0 when it was taken, else the seconds after which it can be."""
+        """0 when it was taken, else the seconds after which it can be. More than it can hold takes
+        all of it."""
+        amount = min(amount, self._per_s)
         if self._at_s is not None:
             self._left = min(self._per_s, self._left + (now_s - self._at_s) * self._per_s)
         self._at_s = now_s
         if amount > self._left:
-            return (min(amount, self._per_s) - self._left) / self._per_s
+            return (amount - self._left) / self._per_s
         self._left -= amount
         return 0.0
 

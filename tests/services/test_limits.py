@@ -27,6 +27,14 @@ def test_a_refused_amount_costs_nothing() -> None:
     assert bucket.take(1, now_s=0.0) == 0
 
 
+def test_more_than_it_can_hold_takes_all_of_it() -> None:
+    bucket = Bucket(10)
+
+    assert bucket.take(1000, now_s=0.0) == 0
+    assert bucket.take(1000, now_s=0.5) == 0.5
+    assert bucket.take(1000, now_s=1.0) == 0
+
+
 def test_each_name_has_its_own() -> None:
     buckets = Buckets(1)
 
