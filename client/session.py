@@ -280,6 +280,11 @@ class RealtimeSession:
         return self._voice.sent
 
     @property
+    def input_format(self) -> AudioFormat:
+        """Of the sound that it takes."""
+        return self._voice.format
+
+    @property
     def dropped_ms(self) -> int:
         """Sound of the caller's that found no way to the transport, in milliseconds."""
         return self._voice.dropped_ms

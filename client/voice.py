@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from voicebus.bus.messages.base import encode
-from voicebus.bus.messages.sound import BYTES_PER_SAMPLE, RATE_HZ, AudioFormat, SoundIn
+from voicebus.bus.messages.sound import BYTES_PER_SAMPLE, AudioFormat, SoundIn, duration_ms
 from voicebus.bus.sockets import Dealer, Frames, Sent, Sockets
 from voicebus.client.errors import BadSound
 
@@ -62,8 +62,7 @@ class Voice:
         if self._dealer.send([encode(header), samples]) is Sent.OK:
             self.sent += 1
         else:
-            rate = RATE_HZ[self.format] * BYTES_PER_SAMPLE[self.format]
-            self.dropped_ms += len(samples) * 1000 // rate
+            self.dropped_ms += duration_ms(len(samples), self.format)
 
 
 def _ignore(frames: Frames) -> None:

@@ -16,6 +16,11 @@ def milliseconds(samples: int, format: str) -> int:
     return samples * 1000 // RATE_HZ[format]
 
 
+def duration_ms(size_bytes: int, format: str) -> int:
+    """How long sound of that size lasts, rounded down."""
+    return milliseconds(size_bytes // BYTES_PER_SAMPLE[format], format)
+
+
 class SoundHeader(Message, frozen=True, kw_only=True):
     """What all headers on `audio/<sid>/out` begin with."""
 

@@ -3,7 +3,7 @@
 //   node call.mjs ws://127.0.0.1:8080/ws "What is the weather in Berlin?"
 //
 // Node 22 has a WebSocket of its own; Node 20 with --experimental-websocket.
-import { Call } from "../../services/gateway/page/voicebus.mjs";
+import { Call, RATE_HZ } from "../../services/gateway/page/voicebus.mjs";
 
 const [url, question] = process.argv.slice(2);
 if (!question) {
@@ -35,4 +35,5 @@ try {
   console.error(error.message);
   process.exitCode = 1;
 }
-process.on("exit", () => console.log(`heard ${Math.round(samples / 24)} ms`));
+const rate = call.session?.audio?.output.rate_hz ?? RATE_HZ;
+process.on("exit", () => console.log(`heard ${Math.round((samples * 1000) / rate)} ms`));

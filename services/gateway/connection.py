@@ -16,6 +16,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from voicebus.bus import ids
 from voicebus.bus.messages.commands import Replayed
+from voicebus.bus.messages.sound import duration_ms
 from voicebus.client import (
     ClientError,
     CommandRefused,
@@ -85,6 +86,7 @@ class Connection:
         self._lost_ms = 0
         """Of the caller's sound, not told yet."""
         self._lost_before_ms = 0
+        self._telling: asyncio.TimerHandle | None = None
 
     def leave(self, closing: Closing | None) -> None:
         """End it; None when the caller is gone already. The first word counts."""
@@ -108,6 +110,8 @@ class Connection:
                 )
                 saying.cancel()
         finally:
+            if self._telling is not None:
+                self._telling.cancel()
             tasks = [writing, conversing, *self._asking]
             for task in tasks:
                 task.cancel()
@@ -444,7 +448,7 @@ class Connection:
             return
         if self._sound.take(max(len(samples), LEAST_FRAME_BYTES), self._loop.time()):
             self._house.runtime.count("sound_in_too_much")
-            self._lost_ms += len(samples) // 48
+            self._lost_ms += duration_ms(len(samples), session.input_format)
             self._tell_lost(
                 f"more sound than [gateway] sound_bytes_per_s={self._settings.sound_bytes_per_s} "
                 "allows: send it at the speed of speech"
@@ -460,11 +464,16 @@ class Connection:
             self._tell_lost("the transport takes none now; it may be restarting")
 
     def _tell_lost(self, why: str) -> None:
-        now = self._loop.time()
-        if now - self._noticed_at >= NOTICE_S:
-            self._noticed_at = now
-            self._say(protocol.audio_dropped("in", self._lost_ms, why))
-            self._lost_ms = 0
+        """At once, or together with what else is lost until the next notice may come."""
+        if self._telling is None:
+            at = max(self._loop.time(), self._noticed_at + NOTICE_S)
+            self._telling = self._loop.call_at(at, self._notice, why)
+
+    def _notice(self, why: str) -> None:
+        self._telling = None
+        self._noticed_at = self._loop.time()
+        self._say(protocol.audio_dropped("in", self._lost_ms, why))
+        self._lost_ms = 0
 
 
 def _refusal(

@@ -34,6 +34,11 @@ async function talk() {
     } else told = await call.open();
     for (const warning of told.warnings) note(warning);
     remember({ session_id: told.session_id, token: told.token });
+    const other = Object.values(told.audio).find(({ format }) => format !== "pcm16");
+    if (other) {
+      const why = `This gateway's calls speak ${other.format}, and this page speaks pcm16 alone:`;
+      return note(`${why} write, and read the answers.`, "error");
+    }
   } catch (error) {
     if (error.code === "not_allowed" && !kept) {
       $("ask-key").hidden = false;

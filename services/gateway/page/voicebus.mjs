@@ -26,7 +26,7 @@ export class Refused extends Error {
 export class Call {
   /**
    * on.event(event): each once, in order. on.sound(header, samples): pieces, `end`s and `flush`es of
-   * the audio lane. on.state(state, why): "connecting", "on", "away" (it is coming back), "over".
+   * the audio lane; the samples are an Int16Array, of a G.711 session a Uint8Array. on.state(state, why): "connecting", "on", "away" (it is coming back), "over".
    * on.notice(notice): sound that was dropped.
    */
   constructor(url, on = {}, { key, WebSocket = globalThis.WebSocket } = {}) {
@@ -69,7 +69,7 @@ export class Call {
     }
   }
 
-  /** The caller's sound in the session's format: 16-bit samples, 24 kHz, mono. Not kept when away. */
+  /** The caller's sound in the session's format: by default 16-bit samples, 24 kHz, mono. Not kept when away. */
   say(samples) {
     if (this.state === "on") this.socket.send(samples);
   }
@@ -165,7 +165,9 @@ export class Call {
   #heard(data) {
     const length = new DataView(data).getUint16(0);
     const head = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 2, length)));
-    this.on.sound?.(head, new Int16Array(data.slice(2 + length)));
+    const samples = data.slice(2 + length);
+    // One byte a sample may be an odd number of bytes.
+    this.on.sound?.(head, head.format?.startsWith("g711") ? new Uint8Array(samples) : new Int16Array(samples));
   }
 
   #send(one) {

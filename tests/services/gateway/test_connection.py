@@ -16,6 +16,7 @@ from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages.commands import Command, CommandError
 from voicebus.client import RealtimeClient
 from voicebus.client.testing import FakeCell
+from voicebus.client.voice import LARGEST_FRAME_BYTES
 from voicebus.config.settings import CellSettings, GatewaySettings
 from voicebus.services.gateway import doors, protocol
 from voicebus.services.gateway.connection import Connection
@@ -55,13 +56,21 @@ class Caller:
         token = doors.ticket(SECRET, session_id)
         self.say({"attach": {"session_id": session_id, "token": token, "after_seq": 0}})
 
+    def speak(self, samples: bytes) -> None:
+        self._frames.put_nowait({"type": "websocket.receive", "bytes": samples})
+
     def leave(self) -> None:
         self._frames.put_nowait({"type": "websocket.disconnect", "code": 1001})
 
     async def until_attached(self) -> None:
-        while not any("attached" in one for one in self.said):
+        await self.told("attached")
+
+    async def told(self, name: str, nth: int = 1) -> Any:
+        """What the first frame with that member says there, or a later one."""
+        while len(found := [one[name] for one in self.said if name in one]) < nth:
             self.changed.clear()
             await self.changed.wait()
+        return found[nth - 1]
 
     async def _received(self, message: Message) -> None:
         if message["type"] == "websocket.close":
@@ -79,9 +88,9 @@ def run_dir() -> Iterator[Path]:
 
 
 @contextlib.asynccontextmanager
-async def gateway(run_dir: Path) -> AsyncIterator[tuple[House, FakeCell]]:
+async def gateway(run_dir: Path, **settings: Any) -> AsyncIterator[tuple[House, FakeCell]]:
     endpoints = Endpoints(run_dir)
-    runtime = Runtime("gateway", 0, CellSettings(), GatewaySettings(), endpoints)
+    runtime = Runtime("gateway", 0, CellSettings(), GatewaySettings(**settings), endpoints)
     with FakeCell(run_dir) as cell, contextlib.closing(runtime.sockets):
         async with RealtimeClient(endpoints, shards=1) as client:
             yield House(runtime, client), cell
@@ -126,3 +135,26 @@ async def test_a_call_that_cannot_be_told_of_is_refused_and_kept_alive_by_nobody
         assert caller.said[-1]["error"]["message"] == "it is ill"
         assert house.runtime.counters.get("connections_failed") is None
         assert not [one for one in asyncio.all_tasks() if "_keep_lease" in repr(one.get_coro())]
+
+
+@pytest.mark.parametrize(("format", "size"), [("pcm16", 48_000), ("g711_ulaw", 8_001)])
+async def test_sound_that_is_dropped_is_told_in_milliseconds_of_its_own_format(
+    run_dir: Path, format: str, size: int
+) -> None:
+    async with gateway(run_dir, sound_bytes_per_s=1_000) as (house, cell), asyncio.timeout(10):
+        cell.answers["snapshot"] = lambda command: {"config": {"input_audio_format": format}}
+        caller = Caller(house)
+        caller.attach(cell.begin())
+        attached = await caller.told("attached")
+        for _ in range(3):
+            caller.speak(bytes(size))  # more than a second's worth: the first one takes it all
+        notice = await caller.told("notice")
+        caller.speak(bytes(size))
+        rest = await caller.told("notice", 2)
+        caller.leave()
+        await caller.running
+
+        assert attached["audio"]["input"]["format"] == format
+        assert (notice["what"], notice["direction"]) == ("audio_dropped", "in")
+        assert notice["dropped_ms"] + rest["dropped_ms"] == 3000
+        assert len(cell.voice) == -(-size // LARGEST_FRAME_BYTES)
