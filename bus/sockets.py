@@ -31,6 +31,8 @@ START = 4
 SUBSCRIPTIONS_AT_ONCE = 100
 """ZeroMQ takes in all subscriptions that wait in one go, within whatever call comes first: ten
 thousand of them held up the sound for 50 to 80 ms. None is lost: the rest waits at its sender."""
+SUBSCRIPTIONS_WITHIN_S = 0.005
+"""A publisher that sends all the time looks for subscriptions so often, not after each message."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
@@ -83,6 +85,7 @@ class Socket:
         self._receive = receive
         self._due = False
         self._is_looking = False
+        self._look_after_s = 0.0
         self._closed = False
         defaults: dict[int, int] = {
             zmq.LINGER: 0,
@@ -173,7 +176,7 @@ class Socket:
         return Sent.OK
 
     def _look_again(self) -> None:
-        """Sending may have used up the FD's edge: look, once for all sends of this loop turn."""
+        """Sending may have used up the FD's edge: look, once for all sends until then."""
         loop = self._sockets.loop
         if (
             not self._is_looking
@@ -182,7 +185,10 @@ class Socket:
             and loop is not None
         ):
             self._is_looking = True
-            loop.call_soon(self._look)
+            if self._look_after_s:
+                loop.call_later(self._look_after_s, self._look)
+            else:
+                loop.call_soon(self._look)
 
     def _look(self) -> None:
         self._is_looking = False
@@ -283,6 +289,7 @@ class Publisher(Socket):
             note,
             {zmq.XPUB_VERBOSE: 1, zmq.SNDHWM: queue, zmq.RCVHWM: SUBSCRIPTIONS_AT_ONCE},
         )
+        self._look_after_s = SUBSCRIPTIONS_WITHIN_S
 
     def wanted(self, topic: bytes) -> bool:
         """Whether a subscription covers this topic."""

@@ -2,19 +2,20 @@
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import broadcast
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.frames import DATA_OPCODES, CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
 
 from voicebus.services.transport.media.address import Address
 from voicebus.services.transport.outbox import HangUpNow, Next, WaitUntil, Write, WriteSound
+from voicebus.services.transport.wire import Cutter, Text, text_frame
 
 CLOSE_S = 1.5
 """How long a closing handshake may take."""
@@ -22,6 +23,7 @@ PING_S = 20.0
 REASON_LIMIT = 300
 SHORTEST_KEY = 8
 """A shorter one is a placeholder; to take it out would take letters out of words."""
+MASKS_AT_ONCE = 1024
 _BREACHES = (1002, 1003, 1007, 1009)
 """Codes we close with when a frame breaks the protocol or the limit."""
 
@@ -72,35 +74,78 @@ class _Connect(connect):
         return exc
 
 
+class _Masks:
+    """What clients mask their frames with: from the system's source of chance, many at a time."""
+
+    def __init__(self) -> None:
+        self._drawn = b""
+        self._at = 0
+
+    def take(self) -> bytes:
+        """Four bytes, each but once."""
+        if self._at == len(self._drawn):
+            self._drawn, self._at = os.urandom(MASKS_AT_ONCE * 4), 0
+        mask = self._drawn[self._at : self._at + 4]
+        self._at += 4
+        return mask
+
+
+_masks = _Masks()
+
+
 class _Connection(ClientConnection):
-    """Hands messages on as they come out of the parser, without a queue and a task between.
+    """Hands messages on as they come out of the socket, without a queue and a task between.
 
     Nothing that is done with a message waits, so that there is nothing to hold back.
     """
 
-    def __init__(self, *arguments: Any, told: "ProviderSocket", **options: Any) -> None:
+    def __init__(
+        self, *arguments: Any, told: "ProviderSocket", limit_bytes: int, **options: Any
+    ) -> None:
         super().__init__(*arguments, **options)
         self.failure: Exception | None = None
         """A bug of ours in a handler."""
         self._told = told
-        self._early: list[Frame] | None = []
+        self._cutter = Cutter(limit_bytes)
+        self._early: list[tuple[bytes, bool]] | None = []
         """What comes in the same breath as the handshake's answer."""
         self._parts: list[Frame] = []
         self._is_over = False
 
+    @property
+    def takes(self) -> bool:
+        """Whether a message may be sent now."""
+        is_open = self.protocol.state is State.OPEN and not self.transport.is_closing()
+        return is_open and not self.paused
+
     def begin(self) -> None:
         """From now on messages are wanted."""
         early, self._early = self._early or [], None
-        for frame in early:
-            self._data(frame)
+        for payload, is_text in early:
+            self._message(payload, is_text=is_text)
+
+    def send_text(self, payload: bytes) -> None:
+        """Send a message now; the library's own way has to be awaited. Only while it `takes`."""
+        self.transport.write(text_frame(payload, _masks.take()))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the provider's: plain texts are handed on, the rest is the library's."""
+        for piece in self._cutter.cut(data):
+            if isinstance(piece, Text):
+                self._message(piece.payload, is_text=True)
+            else:
+                super().data_received(piece.data)
+                if self.protocol.state is not State.OPEN:
+                    self._cutter.give_up()
 
     def process_event(self, event: Event) -> None:
-        """A frame, or the handshake's answer."""
+        """A frame that the library has parsed, or the handshake's answer."""
         if isinstance(event, Frame) and event.opcode in DATA_OPCODES:
-            if self._early is not None:
-                self._early.append(event)
-            else:
-                self._data(event)
+            self._parts.append(event)
+            if event.fin:
+                parts, self._parts = self._parts, []
+                payload = b"".join(bytes(part.data) for part in parts)
+                self._message(payload, is_text=parts[0].opcode is Opcode.TEXT)
             return
         super().process_event(event)
 
@@ -109,18 +154,14 @@ class _Connection(ClientConnection):
         super().resume_writing()
         self._told.wake()
 
-    def _data(self, frame: Frame) -> None:
+    def _message(self, payload: bytes, *, is_text: bool) -> None:
+        if self._early is not None:
+            self._early.append((payload, is_text))
+            return
         if self._is_over:
             return
-        if not frame.fin or self._parts:
-            self._parts.append(frame)
-            if not frame.fin:
-                return
-            parts, self._parts = self._parts, []
-            frame = Frame(parts[0].opcode, b"".join(bytes(part.data) for part in parts))
         try:
-            is_text = frame.opcode is Opcode.TEXT
-            message = str(frame.data, "utf-8") if is_text else bytes(frame.data)
+            message = str(payload, "utf-8") if is_text else payload
         except UnicodeDecodeError as error:
             self._give_up(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
             return
@@ -201,10 +242,11 @@ class ProviderSocket:
 
     async def _talk(self) -> Ended:
         target = self._target
+        made = partial(_Connection, told=self, limit_bytes=target.max_frame_bytes)
         try:
             dialled = await _Connect(
                 target.address.url,
-                create_connection=cast(Any, partial(_Connection, told=self)),
+                create_connection=cast(Any, made),
                 additional_headers=target.headers,
                 compression=None,
                 open_timeout=target.open_timeout_s,
@@ -233,15 +275,14 @@ class ProviderSocket:
 
     def _send(self, connection: _Connection) -> None:
         port = self._port
-        while not self._is_detached and not connection.paused and connection.state is State.OPEN:
+        while not self._is_detached and connection.takes:
             todo = port.next()
             match todo:
                 case WriteSound():
-                    # For one receiver: the library's only send that does not have to be awaited.
-                    broadcast([connection], port.wrap(todo.sound.samples), text=True)
+                    connection.send_text(port.wrap(todo.sound.samples))
                     port.wrote(todo)
                 case Write():
-                    broadcast([connection], todo.frame, text=True)
+                    connection.send_text(todo.frame)
                     port.wrote(todo)
                 case HangUpNow():
                     port.hang_up()

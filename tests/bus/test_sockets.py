@@ -1,4 +1,5 @@
 import asyncio
+import select
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -162,6 +163,23 @@ async def test_a_publisher_sees_each_subscription_and_answers_it(
 
     # To the second as well, though the topic is not new; the first hears it again.
     assert [await next_of(heard) for _ in range(2)] == [[b"event/s0/", b"welcome"]] * 2
+
+
+async def test_a_subscription_whose_signal_a_send_takes_along_is_seen_all_the_same(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    changed: asyncio.Queue[bytes] = asyncio.Queue()
+    publisher = sockets.publisher(endpoints.events(0), changed.put_nowait)
+    subscriber = sockets.subscriber([endpoints.events(0)], [b"event/0/"], lambda frames: None)
+    await next_of(changed)
+
+    for number in range(1, 20):
+        subscriber.subscribe(f"event/{number}/".encode())
+        # It has come, and before the loop can look, a send takes it in and its signal along.
+        assert select.select([publisher._raw.FD], [], [], PATIENCE_S)[0]
+        publisher.publish(b"event/0/a", [b"{}"])
+
+        assert await next_of(changed) == f"event/{number}/".encode()
 
 
 async def test_only_what_was_subscribed_arrives(sockets: Sockets, endpoints: Endpoints) -> None:
