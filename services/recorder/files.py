@@ -40,6 +40,8 @@ class Saved(NamedTuple):
     events: bool
     why: str | None
     """Why something could not be written."""
+    is_removed: bool = False
+    """Somebody deleted the files or moved them away: what is written now, nobody finds."""
 
 
 class _Line(msgspec.Struct):
@@ -86,6 +88,8 @@ class Files:
         account: bytes | None,
     ) -> Saved:
         """All that is due. Raises nothing: what cannot be written is told."""
+        if account is not None and self._is_removed():
+            return Saved(sound=False, events=False, why=None, is_removed=True)
         sound, events, why = True, True, None
         try:
             if lines:
@@ -114,6 +118,20 @@ class Files:
                 with contextlib.suppress(OSError):
                     os.close(fd)
         self._sound = self._events = None
+
+    def _is_removed(self) -> bool:
+        """A file that is open can be written long after it has lost its name."""
+        for name, fd in ((SOUND, self._sound), (EVENTS, self._events)):
+            try:
+                if fd is not None and not os.path.samestat(
+                    os.fstat(fd), (self.folder / name).stat()
+                ):
+                    return True
+            except (FileNotFoundError, NotADirectoryError):
+                return True
+            except OSError:
+                return False  # a disk that does not answer says so at the next write
+        return False
 
     # --- sound --------------------------------------------------------------------------------
 

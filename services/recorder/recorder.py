@@ -53,7 +53,7 @@ class Recorder:
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
         self._recordings: dict[str, Recording] = {}
         self._over: dict[str, None] = {}
-        """Ended, and written: what is still told of them is known."""
+        """Ended and written, or taken away: what is still told of them is left alone."""
         self._looked_s = self._loop.time()
         self._saved_s = 0.0
         self._tidied_s = self._loop.time()
@@ -201,7 +201,9 @@ class Recorder:
                 why = f"{self._folder} takes more than {SLOW_S:g} s for a write"
             why = recording.trouble or why
             dropped_ms += recording.take_dropped_ms()
-            if recording.is_written:
+            if recording.is_removed:
+                self._runtime.count("recordings_removed")
+            if recording.is_over:
                 del self._recordings[session_id]
                 self._over[session_id] = None
                 if len(self._over) > REMEMBERED:

@@ -52,6 +52,8 @@ class Recording:
         """Why the disk did not take something, the last time."""
         self.is_written = False
         """It is over, and all of it is on the disk."""
+        self.is_removed = False
+        """Its files were taken away: nothing more of this conversation is written down."""
         self._files = files
         self._disk = disk
         self._replay = replay
@@ -83,6 +85,11 @@ class Recording:
         self._sent: tuple[int, Chunk | None] = (0, None)
         """What the work under way writes: up to which event, and which sound."""
         self._opening = self._loop.create_task(self._open())
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is to be done for it."""
+        return self.is_written or self.is_removed
 
     # --- beginning ----------------------------------------------------------------------------
 
@@ -208,7 +215,7 @@ class Recording:
 
     def late(self, since_s: float, now_s: float) -> None:
         """The recorder stood still."""
-        if not self._opening.done() or self.is_written:
+        if not self._opening.done() or self.is_over:
             return
         since_s, now_s = since_s - self._zero_s, now_s - self._zero_s
         self._timeline.late(since_s, now_s)
@@ -224,7 +231,7 @@ class Recording:
             self._early.append(act)
 
     def _takes_sound(self, now_s: float) -> bool:
-        if self._is_final or self.is_written or self._account.limit is not None:
+        if self._is_final or self.is_over or self._account.limit is not None:
             return False
         if now_s - self._zero_s > self._max_s:
             self._account.limit = f"{self._max_s / 3600:g} hours (max_hours)"
@@ -279,7 +286,7 @@ class Recording:
 
     def save(self, now_s: float) -> None:
         """Hand what is due to the disk, unless it is still at the last."""
-        if not self._opening.done() or self.is_written:
+        if not self._opening.done() or self.is_over:
             return
         if self._behind_s is not None and now_s >= self._behind_s and self._busy is None:
             self._behind_s = None
@@ -326,6 +333,9 @@ class Recording:
         seq, chunk = self._sent
         result = saved.result()
         self.trouble = result.why
+        if result.is_removed:
+            self._remove()
+            return
         if not result.sound and chunk is not None:
             self._missed(chunk.first, len(chunk.stereo) // 4)
         if result.events:
@@ -335,10 +345,27 @@ class Recording:
         if self._is_final and result.events and self._closed is not None and not self._lines:
             self._finish()
 
+    def _remove(self) -> None:
+        """Whoever takes a recording away wants it gone: it is not begun again."""
+        log.warning(
+            "recording.removed",
+            session_id=self.session_id,
+            folder=str(self._files.folder),
+            why="its files were deleted or moved; the rest of the conversation is not written down",
+        )
+        self.is_removed = True
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._feed is not None:
+            self._feed.close()
+        if self._catching_up is not None:
+            self._catching_up.cancel()
+        self._loop.run_in_executor(self._disk, self._files.close)
+
     def _finish(self) -> None:
         """Everything but the last word is there."""
         assert self._closed is not None
-        log.info("recording.ended", session_id=self.session_id, gaps=len(self._account.gaps))
         accounts.end(self._account, *self._closed)
         text = accounts.written(self._account)
         work = partial(self._files.save, None, None, [], b"", text)
@@ -347,9 +374,14 @@ class Recording:
         def done(saved: "asyncio.Future[Saved]") -> None:
             if saved.cancelled():
                 return
-            self.trouble = saved.result().why
-            if self.trouble is None:
-                self._loop.run_in_executor(self._disk, self._files.close)
+            result = saved.result()
+            self.trouble = result.why
+            if result.is_removed:
+                self._remove()
+            elif self.trouble is None:
+                gaps = len(self._account.gaps)
+                log.info("recording.ended", session_id=self.session_id, gaps=gaps)
+                self._let_go()
                 self.is_written = True
 
         last.add_done_callback(done)
@@ -407,6 +439,6 @@ class Recording:
             return
         if self._busy is not None:
             await asyncio.wait([self._busy])
-        if not self.is_written:
+        if not self.is_over:
             self._account_s = 0.0
             await self._write(now_s, all_of_it=True)

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 import stat
 import tempfile
@@ -17,6 +18,7 @@ import pytest
 from tests.end_to_end.cells import SCENARIO, SPEECH
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import WITHIN_S, Caller, scene, voicebus
+from voicebus.bus.testing import next_state
 from voicebus.cli.testing import Stack
 from voicebus.client.microphone import Microphone
 from voicebus.client.wav import read
@@ -35,13 +37,17 @@ class Recordings:
         self.folder = folder
 
     async def of(self, session_id: str) -> "Recorded":
-        """When it is written to its end. A file tells nobody: it is looked at again."""
-        account = self.folder / session_id / "recording.json"
+        """When it is written to its end."""
+        return Recorded(self.folder / session_id, await self.account(session_id))
+
+    async def account(self, session_id: str) -> dict[str, Any]:
+        """The last one. A file tells nobody: it is looked at again."""
+        path = self.folder / session_id / "recording.json"
         async with asyncio.timeout(WITHIN_S):
             while True:
-                found = json.loads(account.read_text()) if account.exists() else {}
+                found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
                 if found.get("ended_at_us"):
-                    return Recorded(account.parent, found)
+                    return found
                 await asyncio.sleep(0.05)
 
     async def has(self, session_id: str, ms: int) -> None:
@@ -229,3 +235,26 @@ async def test_a_restarted_recorder_goes_on_with_what_it_had(recordings: Recordi
     assert recorded.right.find(answer[half:], first + half) > 0
     assert recorded.events == _as_heard(caller)
     assert recorded.gaps() == {("both", "the recorder was away")}
+
+
+async def test_a_recording_that_is_deleted_under_way_is_let_go_and_the_others_go_on(
+    recordings: Recordings,
+) -> None:
+    async with scene(recordings.cell) as on:
+        one, other = await on.caller(), await on.caller()
+        for caller in (one, other):
+            await recordings.has(caller.id, 0)
+        shutil.rmtree(recordings.folder / one.id)
+        state = await next_state(
+            recordings.cell.endpoints,
+            "recorder",
+            0,
+            lambda state: bool(state.counters.get("recordings_removed")),
+        )
+        for caller in (one, other):
+            await caller.close()
+        account = await recordings.account(other.id)
+
+    assert state.state == "ready"
+    assert account["is_complete"]
+    assert not (recordings.folder / one.id).exists()

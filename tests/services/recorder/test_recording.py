@@ -1,5 +1,6 @@
 import asyncio
 import json
+import shutil
 import wave
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -270,3 +271,32 @@ async def test_the_next_recorder_goes_on_where_the_last_one_left(
     assert (gap["channel"], gap["why"]) == ("both", "the recorder was away")
     assert abs(gap["to_ms"] - gap["from_ms"] - 10_000) < 1000
     assert account["seconds"] > seconds + 10
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+@pytest.mark.parametrize("taken", ["deleted", "moved", "made anew"])
+async def test_a_recording_that_was_taken_away_is_let_go_and_not_begun_again(
+    tmp_path: Path, disk: ThreadPoolExecutor, taken: str, has_ended: bool
+) -> None:
+    desk = Desk(tmp_path, disk)
+    recording = desk.record()
+    await desk.opened(recording)
+    desk.speak(recording, 50)
+    if taken == "moved":
+        desk.folder.rename(tmp_path / "elsewhere")
+    else:
+        shutil.rmtree(desk.folder)
+    if taken == "made anew":
+        desk.folder.mkdir()
+    if has_ended:
+        recording.event(desk.owner.happen(_closed()), desk.now_s)
+    await desk.until(recording, lambda: recording.is_over)
+    recording.event(desk.owner.happen(events.UserTranscript(item_id="i", text="a")), desk.now_s)
+    desk.speak(recording, 50)
+    recording.save(desk.now_s)
+    await desk.written(recording)
+
+    assert recording.is_removed
+    assert recording.trouble is None
+    assert recording.waited_s(desk.now_s + 1) == 0
+    assert not desk.folder.exists() or not list(desk.folder.iterdir())
