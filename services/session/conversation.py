@@ -25,7 +25,8 @@ _inputs: msgspec.json.Decoder[i.AnyInput] = msgspec.json.Decoder(i.AnyInput)
 _states: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
 _headers: msgspec.json.Decoder[up.ANY_DOWN] = msgspec.json.Decoder(up.ANY_DOWN)
 SNAPSHOT_INPUTS = 200
-"""A snapshot is taken at a turn boundary when so many inputs would have to be folded."""
+"""A snapshot is taken at a turn boundary when so many inputs would have to be folded, or as many
+as the conversation has items: a snapshot writes all of them, so that each input pays for one."""
 
 
 class Work(msgspec.Struct):
@@ -151,7 +152,8 @@ class Conversation:
                 case fx.ForgetOutcome(call_id):
                     self.work.pool.append(OutcomeAck(session_id=self.session_id, call_id=call_id))
                 case fx.TurnBoundary():
-                    if self.inputs - self.snapshot_at >= SNAPSHOT_INPUTS:
+                    since = self.inputs - self.snapshot_at
+                    if since >= max(SNAPSHOT_INPUTS, len(self.state.items)):
                         self.take_snapshot()
                 case fx.End():
                     self.ended_us = now_us

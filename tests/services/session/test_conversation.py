@@ -1,5 +1,7 @@
 """The shell of one conversation: numbers, work for the commit, and recovery by folding."""
 
+import itertools
+
 import msgspec
 import pytest
 
@@ -180,6 +182,29 @@ def test_a_command_that_still_waits_is_known_after_recovery() -> None:
     two.recover(stored([one.take_work()]))
 
     assert two.waiting_commands() == [("send_text", "c1")]
+
+
+def test_a_snapshot_is_paid_for_by_at_least_as_many_inputs_as_it_holds_items() -> None:
+    one = conversation()
+    opened(one)
+    at: list[tuple[int, int]] = []  # inputs, items
+
+    for number in range(600):
+        reply, said = f"r{number}", f"a{number}"
+        item = i.Item(item_id=said, type="message", role="assistant", status="completed")
+        for event in (
+            i.ResponseStarted(now_us=9, response_id=reply),
+            i.ItemAdded(now_us=9, item=item),
+            i.ResponseDone(now_us=9, response_id=reply, status="completed"),
+        ):
+            one.feed(event, event.now_us)
+        if one.take_work().commit.snapshot is not None:
+            at.append((one.inputs, len(one.state.items)))
+
+    assert len(at) >= 4
+    for (before, _), (after, items) in itertools.pairwise(at):
+        assert max(200, items) <= after - before < max(200, items) + 10
+    assert at[-1][1] > 300
 
 
 def test_inputs_of_another_version_are_folded_and_a_snapshot_is_asked_for() -> None:
