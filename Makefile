@@ -15,9 +15,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y
+APT := DEBIAN_FRONTEND=noninteractive apt-get -qq -y -o DPkg::Lock::Timeout=120
 # What a missing flite means: the demo cannot do without; tests that need it skip themselves.
 FLITE_MISSING := 1
+# Tests at a time: most of them wait for processes, so that more than there are cores pay.
+WORKERS ?= 3
 export PYTHONUNBUFFERED := 1
 
 .PHONY: help run test chaos matrix soak bench bench-peers check format schemas flite clean
@@ -30,7 +32,7 @@ run: $(VENV)/.with-speech flite
 
 test: FLITE_MISSING := 0
 test: $(VENV)/.with-dev flite
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 chaos: MINUTES ?= 10
 chaos: CALLS ?= 10000

@@ -10,6 +10,10 @@ THROUGH_PROCESSES = (
     "services/relay", "services/simulator", "services/tools", "services/transport",
 )  # fmt: skip
 """Folders whose tests wait for processes, sockets and a scheduler that others use as well."""
+TOGETHER = ("examples",)
+"""Folders whose tests share what they have started or installed; else those of a file do."""
+LANGUAGE = "language of an example"
+"""The property of a report that holds a language and what became of its example."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -19,6 +23,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     pure tests have no such excuse and no such chance.
     """
     for item in items:
-        folder = item.path.relative_to(HERE).as_posix()
-        if folder.startswith(THROUGH_PROCESSES):
+        file = item.path.relative_to(HERE).as_posix()
+        if file.startswith(THROUGH_PROCESSES):
             item.add_marker(pytest.mark.flaky(reruns=1))
+        # For `make test`, which runs several at a time.
+        group = next((one for one in TOGETHER if file.startswith(one)), file)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which examples in other languages ran, and which were skipped and why."""
+    told = {
+        what
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        for name, what in getattr(report, "user_properties", ())
+        if name == LANGUAGE
+    }
+    if told:
+        each = "; ".join(f"{language}: {what}" for language, what in sorted(map(tuple, told)))
+        terminalreporter.write_line(f"language examples: {each}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import LANGUAGE
 from voicebus.cli.plan import Wish
 from voicebus.cli.testing import Stack, running
 
@@ -14,9 +15,6 @@ HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "examples"
 CACHE = HERE.parents[1] / "var" / "examples"
 INSTALL_S = 300.0
-
-_ran: dict[str, str] = {}
-"""Language -> what became of it."""
 
 Need = Callable[[str], dict[str, str]]
 
@@ -31,9 +29,12 @@ def cell() -> Iterator[Stack]:
         yield stack
 
 
-@pytest.fixture(scope="session")
-def need() -> Need:
-    """`need(language)` installs it (kept in var/) and returns the environment to run in."""
+@pytest.fixture
+def need(record_property: Callable[[str, object], None]) -> Need:
+    """`need(language)` installs it (kept in var/) and returns the environment to run in.
+
+    The report's last lines tell of each language whether it ran.
+    """
 
     def install(language: str) -> dict[str, str]:
         try:
@@ -49,15 +50,9 @@ def need() -> Need:
         except subprocess.TimeoutExpired:
             why = [f"installing took longer than {INSTALL_S:g} s"]
         if why:
-            _ran[language] = f"SKIPPED, {why[0]}"
+            record_property(LANGUAGE, (language, f"SKIPPED, {why[0]}"))
             pytest.skip(f"{language} could not be installed: {why[0]}")
-        _ran.setdefault(language, "ran")
+        record_property(LANGUAGE, (language, "ran"))
         return {**os.environ, "NODE_PATH": str(CACHE / "node" / "node_modules")}
 
     return install
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _ran:
-        told = "; ".join(f"{language}: {what}" for language, what in sorted(_ran.items()))
-        terminalreporter.write_line(f"language examples: {told}")
