@@ -70,6 +70,8 @@ class Dispatcher:
         self._inbox: deque[Event] = deque()
         self._is_stepping = False
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        """When the timer rings."""
         self._calls = runtime.sockets.router(runtime.endpoints.calls, self._session_said)
         self._pool = runtime.sockets.router(runtime.endpoints.workers, self._worker_said)
         self._wake_up()
@@ -123,11 +125,13 @@ class Dispatcher:
         due = core.deadline(self._state)
         if self._timer is not None:
             # Waking too early costs less than setting the timer anew for every message.
-            if due is not None and self._timer.when() <= due:
+            if due is not None and self._due <= due:
                 return
             self._timer.cancel()
             self._timer = None
         if due is not None:
+            # Not asked of the timer: uvloop's for a time that has passed does not know it.
+            self._due = due
             self._timer = self._loop.call_at(due, self._tick)
 
     def _tick(self) -> None:

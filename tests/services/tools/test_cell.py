@@ -227,6 +227,17 @@ async def test_nonsense_disturbs_nobody(cell: Cell, frame: bytes) -> None:
     assert (await cell.run("echo", text="hello")).status == "ok"
 
 
+@pytest.mark.parametrize("budget_ms", [0, -1, -(10**12), 10**12, 10**30])
+async def test_a_call_with_an_odd_budget_ends_and_disturbs_nobody(
+    cell: Cell, budget_ms: int
+) -> None:
+    odd = cell.submit("echo", budget_ms=budget_ms, text="hello")
+
+    assert (await cell.run("echo", text="hello")).status == "ok"
+    assert (await cell.outcome(odd)).status in ("ok", "timeout", "busy")
+    assert cell.processes["dispatcher-0"].poll() is None
+
+
 async def test_a_worker_in_plain_zeromq_serves_calls_and_cancels(cell: Cell) -> None:
     cell.start_stranger([sys.executable, str(WORKER)])
     await cell.until(lambda: "shout" in cell.catalogue)
