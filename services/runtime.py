@@ -25,7 +25,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Generic, Literal, NoReturn, TextIO, TypeVar, cast
+from typing import Any, Generic, Literal, NoReturn, TextIO, TypeVar, cast
 
 import structlog
 import uvloop
@@ -38,6 +38,7 @@ from voicebus.bus.messages.system import State
 from voicebus.bus.sockets import Publisher, Sockets
 from voicebus.config import loader
 from voicebus.config.settings import CellSettings, Settings
+from voicebus.services.pace import Pace
 
 S = TypeVar("S", bound=Settings)
 Phase = Literal["starting", "ready", "draining", "failing", "stopped"]
@@ -45,6 +46,8 @@ Phase = Literal["starting", "ready", "draining", "failing", "stopped"]
 BEACON_S = 1.0
 DESCRIPTORS = 65_536
 """Wanted at least; a session takes a few, and so does each of its clients."""
+COMPLAINT_S = 1.0
+"""Between two warnings of one kind about what others send."""
 LAG_LOOK_S = 0.25
 """How often it is looked at how late the loop is."""
 
@@ -71,6 +74,7 @@ class Runtime(Generic[S]):
         self.counters: dict[str, int] = {}
         self.log: structlog.stdlib.BoundLogger = structlog.get_logger(role).bind(instance=instance)
         self._failure: BaseException | None = None
+        self._complaints = Pace(COMPLAINT_S)
         self.sockets = Sockets(failed=self.fail)
         self._has_settled = False
         self._phase: Phase = "starting"
@@ -105,6 +109,15 @@ class Runtime(Generic[S]):
     def count(self, what: str, by: int = 1) -> None:
         """A counter of the state beacon: what was dropped, refused, repeated."""
         self.counters[what] = self.counters.get(what, 0) + by
+
+    def refused(self, counter: str, event: str, **what: Any) -> None:
+        """Something that others sent and that was not taken: counted, and now and then logged.
+
+        Not each time, or a flood of garbage would fill the disk and cost more than reading it.
+        """
+        self.count(counter)
+        if self._complaints.is_due(event, time.monotonic()):
+            self.log.warning(event, so_far=self.counters[counter], **what)
 
     def fail(self, error: BaseException) -> None:
         """A bug: end this process loudly rather than run on half alive."""

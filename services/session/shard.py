@@ -392,8 +392,8 @@ class Shard:
                 raise TypeError(f"a JSON {type(frame).__name__}, not an object")
             found = conversation.translator.read(frame, now_us)
         except Exception as error:
-            self._runtime.count("provider_frames_malformed")
-            self._log.warning(
+            self._runtime.refused(
+                "provider_frames_malformed",
                 "provider.frame_malformed",
                 session_id=conversation.session_id,
                 why=type(error).__name__,

@@ -103,8 +103,7 @@ class Dispatcher:
         self._put(WorkerSaid(self._loop.time(), _peer(route), header))
 
     def _refuse(self, who: str, error: base.BadMessage) -> None:
-        self._runtime.count("bad_messages")
-        self._runtime.log.warning("message.refused", who=who, why=str(error))
+        self._runtime.refused("bad_messages", "message.refused", who=who, why=str(error))
 
     def _put(self, event: Event) -> None:
         """One step at a time, also when sending tells us something new."""

@@ -160,8 +160,9 @@ class Membership:
         try:
             header, _ = _codec.decode(message)
         except base.BadMessage as error:
-            self._runtime.count("bad_messages")
-            self._runtime.log.warning("message.refused", who="dispatcher", why=str(error))
+            self._runtime.refused(
+                "bad_messages", "message.refused", who="dispatcher", why=str(error)
+            )
             return
         self._heard_at = self._loop.time()
         match header:

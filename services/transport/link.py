@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from voicebus.bus.sockets import Route, Sent
-from voicebus.services.transport.pace import Pace
+from voicebus.services.pace import Pace
 from voicebus.services.transport.ring import Ring
 
 RETRY_S = 0.05

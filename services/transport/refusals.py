@@ -1,8 +1,8 @@
 """Refused sound frames: counted always, told on the system lane at most once a second each."""
 
 from voicebus.bus.messages.sound import SoundRefused
+from voicebus.services.pace import Pace
 from voicebus.services.transport.moment import Moment
-from voicebus.services.transport.pace import Pace
 
 TELL_EVERY_S = 1.0
 

@@ -13,6 +13,7 @@ from voicebus.bus.messages.sound import SoundIn
 from voicebus.bus.sockets import Route, Sent
 from voicebus.config import loader
 from voicebus.config.settings import TransportSettings
+from voicebus.services.pace import Pace
 from voicebus.services.runtime import Runtime
 from voicebus.services.transport import keys
 from voicebus.services.transport.caller import Refused
@@ -33,7 +34,6 @@ from voicebus.services.transport.media.pieces import SoundDelta
 from voicebus.services.transport.media.vendors import VENDORS, Media
 from voicebus.services.transport.moment import Moment
 from voicebus.services.transport.outbox import Next, Write, WriteSound
-from voicebus.services.transport.pace import Pace
 from voicebus.services.transport.playout import Publish
 from voicebus.services.transport.provider import Ended, Port, ProviderSocket, Target
 from voicebus.services.transport.refusals import Refusals
@@ -104,8 +104,7 @@ class Switchboard:
         try:
             message, payload = self._downs.decode(frames)
         except BadMessage as error:
-            self._runtime.count("link_malformed")
-            self._log.warning("link.malformed", error=str(error))
+            self._runtime.refused("link_malformed", "link.malformed", error=str(error))
             return
         if isinstance(message, words.Hello):
             self._hello(route, message, now)
@@ -128,8 +127,12 @@ class Switchboard:
 
     def _hello(self, route: Route, hello: words.Hello, now: Moment) -> None:
         if not set(hello.protocol) & set(PROTOCOLS):
-            self._runtime.count("link_protocol_unknown")
-            self._log.error("shard.refused", shard=hello.shard, protocol=hello.protocol)
+            self._runtime.refused(
+                "link_protocol_unknown",
+                "shard.refused",
+                shard=hello.shard,
+                protocol=hello.protocol[:5],
+            )
             return
         self._link.hello(route, hello.shard, hello.inc, now.s)
         known = {
@@ -165,8 +168,9 @@ class Switchboard:
     ) -> None:
         session_id = order.session_id
         if ids.shard_of(session_id) != shard:
-            self._runtime.count("link_foreign_sessions")
-            self._log.warning("order.refused", shard=shard, why="another shard's session")
+            self._runtime.refused(
+                "link_foreign_sessions", "order.refused", shard=shard, why="another shard's session"
+            )
             return
         call = self._calls.get(session_id)
         arrival = arrive(order.n, self._down_n(session_id))

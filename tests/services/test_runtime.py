@@ -33,7 +33,8 @@ async def serve(runtime):
             runtime.draining("one conversation goes on")
             await asyncio.Event().wait()
         case "waiting":
-            runtime.count("frames_refused", 2)
+            for which in (1, 2):
+                runtime.refused("frames_refused", "frame.refused", which=which)
             runtime.waiting("the moon is not there")
             await runtime.stopping.wait()
         case "refusing":
@@ -114,6 +115,17 @@ def test_a_service_that_waits_says_for_what_and_what_it_counted(
 
     assert told.state == "starting"
     assert told.counters == {"frames_refused": 2}
+
+
+def test_what_is_refused_again_and_again_is_counted_and_logged_once(
+    spawn: Spawn, run_dir: Path
+) -> None:
+    process = spawn("waiting")
+    state(run_dir, lambda one: one.counters == {"frames_refused": 2})
+    process.terminate()
+    out, _ = process.communicate(timeout=20)
+
+    assert out.count('"event": "frame.refused"') == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

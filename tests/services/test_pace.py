@@ -1,4 +1,4 @@
-from voicebus.services.transport.pace import Pace
+from voicebus.services.pace import Pace
 
 
 def test_the_same_thing_is_not_due_again_too_soon() -> None:
