@@ -5,7 +5,8 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from voicebus.bus.messages.base import HEADER_LIMIT_BYTES, BadMessage, encode
+from voicebus.bus.depth import DEPTH_LIMIT, is_deep
+from voicebus.bus.messages.base import HEADER_LIMIT_BYTES, BadMessage, TooDeep, encode
 
 M = TypeVar("M")
 
@@ -13,10 +14,11 @@ M = TypeVar("M")
 class Codec(Generic[M]):
     """Headers of one plane: a message type or a tagged union of them."""
 
-    def __init__(self, types: Any, *, what: str) -> None:
-        """`what` names the plane in errors."""
+    def __init__(self, types: Any, *, what: str, depth: int = DEPTH_LIMIT) -> None:
+        """`what` names the plane in errors; JSON that is nested deeper than `depth` is refused."""
         self._decoder: msgspec.json.Decoder[M] = msgspec.json.Decoder(types)
         self._what = what
+        self._depth = depth
 
     def decode(self, frames: Sequence[bytes]) -> tuple[M, Sequence[bytes]]:
         """Header and payload frames. Raises BadMessage and nothing else."""
@@ -27,13 +29,16 @@ class Codec(Generic[M]):
                 f"{self._what}: header of {len(frames[0])} bytes, the limit is {HEADER_LIMIT_BYTES}"
             )
         try:
-            return self._decoder.decode(frames[0]), frames[1:]
+            header = self._decoder.decode(frames[0])
         except msgspec.ValidationError as error:
             raise BadMessage(f"{self._what}: {error}") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadMessage(f"{self._what}: not JSON: {error}") from None
         except RecursionError:
-            raise BadMessage(f"{self._what}: JSON is nested too deeply") from None
+            raise TooDeep(self._what, self._depth) from None
+        if is_deep(frames[0], self._depth):
+            raise TooDeep(self._what, self._depth)
+        return header, frames[1:]
 
     @staticmethod
     def encode(header: M, *payload: bytes) -> list[bytes]:

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from voicebus.bus.depth import DEPTH_LIMIT, is_deep
+
 PROTOCOL_VERSION = 1
 """The major version on the wire. Within it, changes are additive only."""
 
@@ -15,6 +17,13 @@ HEADER_LIMIT_BYTES = 8 * 1024 * 1024
 
 class BadMessage(ValueError):
     """A frame that does not follow the protocol. The text names what, where and the limit."""
+
+
+class TooDeep(BadMessage):
+    """JSON that is nested so deeply that somebody's stack would end."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"{what}: JSON is nested too deeply, the limit is {limit} levels")
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +78,9 @@ def decode_object(raw: bytes, *, what: str) -> dict[str, Any]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadMessage(f"{what}: not JSON: {error}") from None
     except RecursionError:
-        raise BadMessage(f"{what}: JSON is nested too deeply") from None
+        raise TooDeep(what, DEPTH_LIMIT) from None
+    if is_deep(raw, DEPTH_LIMIT):
+        raise TooDeep(what, DEPTH_LIMIT)
     if not isinstance(value, dict):
         raise BadMessage(f"{what}: expected a JSON object, got {type(value).__name__}")
     return value

@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from voicebus.bus.depth import VALUE_DEPTH_LIMIT
 from voicebus.bus.frames import Codec
 from voicebus.bus.messages import commands as c
 from voicebus.bus.messages.base import BadMessage, convert, encode
@@ -16,7 +17,7 @@ from voicebus.services.session.journal import StoredReply
 
 MAX_COMMAND_BYTES = 8 * 1024 * 1024
 """An image may come with `add_item`; nothing else is large."""
-_commands: Codec[Command] = Codec(Command, what="command")
+_commands: Codec[Command] = Codec(Command, what="command", depth=VALUE_DEPTH_LIMIT)
 Key = tuple[str, str, str]
 """Session (or none), command, id."""
 

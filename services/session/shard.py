@@ -12,7 +12,9 @@ from typing import Any
 import msgspec
 import orjson
 
+from voicebus.bus.depth import VALUE_DEPTH_LIMIT, is_deep
 from voicebus.bus.messages import link, work
+from voicebus.bus.messages.base import TooDeep
 from voicebus.bus.messages.system import ProcessReport
 from voicebus.bus.messages.system import State as RoleState
 from voicebus.bus.sockets import Frames
@@ -388,6 +390,8 @@ class Shard:
         """A provider's frame in our words. Whatever it is, it never ends a session."""
         try:
             frame = orjson.loads(raw)
+            if is_deep(raw, VALUE_DEPTH_LIMIT):
+                raise TooDeep("provider", VALUE_DEPTH_LIMIT)
             if not isinstance(frame, dict):
                 raise TypeError(f"a JSON {type(frame).__name__}, not an object")
             found = conversation.translator.read(frame, now_us)

@@ -10,6 +10,7 @@ from typing import NoReturn
 import msgspec
 
 from voicebus.bus import frames
+from voicebus.bus.depth import VALUE_DEPTH_LIMIT
 from voicebus.bus.messages import base, work
 from voicebus.bus.sockets import Frames, Route, Sent
 from voicebus.config.settings import DispatcherSettings
@@ -41,7 +42,7 @@ _sessions: frames.Codec[work.ANY_TO_DISPATCHER] = frames.Codec(
     work.ANY_TO_DISPATCHER, what="session to dispatcher"
 )
 _workers: frames.Codec[work.ANY_TO_POOL] = frames.Codec(
-    work.ANY_TO_POOL, what="worker to dispatcher"
+    work.ANY_TO_POOL, what="worker to dispatcher", depth=VALUE_DEPTH_LIMIT
 )
 
 
@@ -95,8 +96,7 @@ class Dispatcher:
 
     def _worker_said(self, route: Route, message: Frames) -> None:
         try:
-            long = sum(map(len, message)) > RESULT_LIMIT_BYTES
-            header = (long and _shortened(message)) or _workers.decode(message)[0]
+            header = _from_worker(message)
         except base.BadMessage as error:
             self._refuse("worker", error)
             return
@@ -171,23 +171,34 @@ class _Named(msgspec.Struct):
 _named = msgspec.json.Decoder(_Named)
 
 
-def _shortened(message: Frames) -> work.Result | None:
-    """Instead of a result that is too long for a conversation: the error that says so."""
+def _from_worker(message: Frames) -> work.ANY_TO_POOL:
+    """What it said; of a result that no conversation can take, the error that says so."""
+    size = sum(map(len, message))
+    if size > RESULT_LIMIT_BYTES:
+        why = f"has {size} bytes, the limit is {RESULT_LIMIT_BYTES}"
+        if (instead := _instead_of(message, why)) is not None:
+            return instead
+    try:
+        return _workers.decode(message)[0]
+    except base.TooDeep:
+        why = f"is nested too deeply, the limit is {VALUE_DEPTH_LIMIT} levels"
+        if (instead := _instead_of(message, why)) is not None:
+            return instead
+        raise
+
+
+def _instead_of(message: Frames, why: str) -> work.Result | None:
     try:
         named = _named.decode(message[0])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if named.kind != "result":
         return None
-    words = (
-        f"the tool's result has {len(message[0])} bytes, the limit is {RESULT_LIMIT_BYTES}; "
-        "ask for less"
-    )
     return work.Result(
         session_id=named.session_id,
         call_id=named.call_id,
         status="error",
-        failure=work.Failure(message=words),
+        failure=work.Failure(message=f"the tool's result {why}; ask for less"),
     )
 
 

@@ -45,6 +45,7 @@ def test_fields_that_an_older_peer_lacks_have_their_default() -> None:
         ([b'{"kind":"ack","sessions":{"\xff":1}}'], "link: "),
         ([b" " * (HEADER_LIMIT_BYTES + 1)], f"the limit is {HEADER_LIMIT_BYTES}"),
         ([b"[" * 100_000], "link: "),
+        ([b'{"kind":"ack","sessions":{},"x":' + b"[" * 128 + b"]" * 128 + b"}"], "128 levels"),
     ],
 )
 def test_what_breaks_the_protocol_is_refused_with_the_plane_and_the_reason(

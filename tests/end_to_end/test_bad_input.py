@@ -70,6 +70,32 @@ async def test_a_broken_command_is_told_what_is_wrong_with_it(
         assert ping["ok"]
 
 
+def _deep_command(id: str, session_id: str, levels: int) -> bytes:
+    """As text: our own stack would end as well. Two levels stand around these."""
+    return (
+        f'{{"v":1,"id":"{id}","command":"submit_tool_output","session_id":"{session_id}",'
+        f'"data":{{"call_id":"x","result":{"[" * levels}{"]" * levels}}}}}'
+    ).encode()
+
+
+async def test_json_is_refused_before_anybodys_stack_ends(cell: Stack) -> None:
+    """What can just be read, and not be handed on any more, must not end the process."""
+    async with scene(cell) as on, undisturbed(on):
+        caller = await on.caller()
+        pids = cell.pids()
+
+        for levels in (98, 99, 500, *range(940, 1000)):
+            count = len(on.line.replies) + 1
+            on.line.send([_deep_command(f"levels-{levels:05}", caller.id, levels)])
+            await on.line.until_replies(count)
+            error = on.line.replies[count - 1]["error"]  # the id may be too deep to be read
+
+            expected = "conflict" if levels == 98 else "bad_request"
+            assert error["code"] == expected, error
+            assert ("nested too deeply" in error["message"]) is (levels > 98), error
+        assert cell.pids() == pids
+
+
 async def test_what_does_not_exist_is_named_with_what_is_near(cell: Stack) -> None:
     async with scene(cell) as on, undisturbed(on):
         caller = await on.caller()

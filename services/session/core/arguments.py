@@ -9,7 +9,10 @@ from typing import Any
 
 import msgspec
 
+from voicebus.bus.depth import VALUE_DEPTH_LIMIT, is_deep
+
 DEPTH_LIMIT = 16
+TOO_DEEP = f"the arguments are nested too deeply, the limit is {VALUE_DEPTH_LIMIT} levels"
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -30,7 +33,9 @@ def parse(text: str) -> dict[str, Any] | str:
     except (msgspec.DecodeError, UnicodeError) as error:
         return f"the arguments are not JSON: {error}"
     except RecursionError:
-        return "the arguments are nested too deeply"
+        return TOO_DEEP
+    if is_deep(text.encode(), VALUE_DEPTH_LIMIT):
+        return TOO_DEEP
     if not isinstance(value, dict):
         return f"the arguments must be a JSON object, not {_name_of(value)}"
     return value

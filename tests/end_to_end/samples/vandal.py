@@ -5,6 +5,7 @@ vandal.py RUN_FOLDER       prints `done` when everything has been sent, and stay
 
 import json
 import random
+import re
 import socket
 import sys
 import time
@@ -16,10 +17,28 @@ run = Path(sys.argv[1])
 chance = random.Random(7)
 SIZES = (0, 1, 2, 7, 255, 256, 4096, 70_000, 1_000_000)
 NESTED = b"[" * 50_000
+ODD = (None, True, -1, 0, 1.5, 1e308, 10**30, -(10**30), 2**63, "", "\0", [], {}, [None], ["x"])
+PAGE = Path(__file__).parents[3] / "docs" / "protocol.md"
+EXAMPLES = [
+    json.loads(found) for found in re.findall(r"^```json\n(\{.*\})\n```$", PAGE.read_text(), re.M)
+]
+"""One of each message, as it should be."""
 
 
 def noise(size: int) -> bytes:
     return chance.randbytes(size)
+
+
+def nearly_right() -> bytes:
+    """A message with one thing wrong: a value, or how deep it is."""
+    message = dict(chance.choice(EXAMPLES))
+    wrong = chance.choice([*message, "data", "result", "args"])
+    if chance.random() < 0.7:
+        return json.dumps({**message, wrong: chance.choice(ODD)}).encode()
+    # Around the depth at which stacks end.
+    levels = chance.choice([99, 101, 200, 500, *range(940, 1000, 3)])
+    deep = "[" * levels + "]" * levels
+    return json.dumps({**message, wrong: {"x": "DEEP"}}).replace('"DEEP"', deep).encode()
 
 
 def rubbish() -> list[bytes]:
@@ -36,7 +55,16 @@ def rubbish() -> list[bytes]:
         "token": chance.choice(["", "x", None]),
     }
     header = chance.choice(
-        [json.dumps(nearly).encode(), noise(chance.choice(SIZES)), NESTED, b"{}", b"null", b""]
+        [
+            json.dumps(nearly).encode(),
+            nearly_right(),
+            nearly_right(),
+            noise(chance.choice(SIZES)),
+            NESTED,
+            b"{}",
+            b"null",
+            b"",
+        ]
     )
     extra = [noise(chance.choice(SIZES[:6])) for _ in range(chance.randrange(4))]
     return [header, *extra]

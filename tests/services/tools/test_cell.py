@@ -238,6 +238,23 @@ async def test_a_call_with_an_odd_budget_ends_and_disturbs_nobody(
     assert cell.processes["dispatcher-0"].poll() is None
 
 
+@pytest.mark.parametrize("levels", [100, 900])
+async def test_a_result_that_is_nested_too_deeply_is_an_error_that_says_so(
+    cell: Cell, folder: Path, levels: int
+) -> None:
+    careless = folder / "careless.py"
+    deep = f'{{"result": json.loads("[" * {levels} + "]" * {levels})}}'
+    careless.write_text(WORKER.read_text("utf-8").replace('{"result": words}', deep))
+    cell.start_stranger([sys.executable, str(careless)])
+    await cell.until(lambda: "shout" in cell.catalogue)
+
+    outcome = await cell.run("shout", text="ho")
+
+    assert outcome.status == "error"
+    assert outcome.failure is not None
+    assert "nested too deeply, the limit is 100 levels" in outcome.failure.message
+
+
 async def test_a_worker_in_plain_zeromq_serves_calls_and_cancels(cell: Cell) -> None:
     cell.start_stranger([sys.executable, str(WORKER)])
     await cell.until(lambda: "shout" in cell.catalogue)

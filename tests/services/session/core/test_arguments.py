@@ -31,8 +31,9 @@ def test_what_is_not_json_is_said_to_be_so(text: str) -> None:
     assert str(arguments.parse(text)).startswith("the arguments are not JSON")
 
 
-def test_endless_nesting_is_refused() -> None:
-    assert arguments.parse("[" * 100_000) == "the arguments are nested too deeply"
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' + "[" * 100 + "]" * 100 + "}"])
+def test_endless_nesting_is_refused(text: str) -> None:
+    assert arguments.parse(text) == "the arguments are nested too deeply, the limit is 100 levels"
 
 
 SCHEMA = {
