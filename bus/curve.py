@@ -14,7 +14,15 @@ from typing import NamedTuple
 import zmq
 from zmq.utils import z85
 
-from voicebus.bus.sockets import Frames, Route, Router, Sent, Socket, Sockets
+from voicebus.bus.sockets import (
+    MAX_TO_PUBLISHER_BYTES,
+    Frames,
+    Route,
+    Router,
+    Sent,
+    Socket,
+    Sockets,
+)
 
 GATE = "inproc://zeromq.zap.01"
 DOMAIN = b"voicebus"
@@ -196,7 +204,6 @@ class GuardedPublisher(Guarded):
         left: Callable[[bytes], None],
         *,
         secret: str | None,
-        max_message_bytes: int,
         arrivals: Arrivals | None = None,
         queue: int = 5000,
     ) -> None:
@@ -215,7 +222,7 @@ class GuardedPublisher(Guarded):
                     self._raw.setsockopt(zmq.UNSUBSCRIBE, topic)
                 left(topic)
 
-        options = _options(secret, max_message_bytes)
+        options = _options(secret, MAX_TO_PUBLISHER_BYTES)
         options |= {zmq.XPUB_MANUAL: 1, zmq.SNDHWM: queue}
         super().__init__(sockets, zmq.XPUB, note, options, arrivals)
         sockets.adopt(self, endpoint)

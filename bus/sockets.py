@@ -18,6 +18,8 @@ from typing import NamedTuple, Self, TypeVar
 import structlog
 import zmq
 
+from voicebus.bus import topics
+
 Frames = Sequence[bytes]
 S = TypeVar("S", bound="Socket")
 K = TypeVar("K")
@@ -34,6 +36,9 @@ thousand of them held up the sound for 50 to 80 ms. None is lost: the rest waits
 SUBSCRIPTIONS_WITHIN_S = 0.005
 """A publisher that sends all the time looks for subscriptions so often, not after each message."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_TO_PUBLISHER_BYTES = topics.LIMIT_BYTES + 512
+"""A subscription, or what ZeroMQ says at a connection's begin. Longer ends the connection: a
+subscription of a megabyte would cost fifty."""
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 
@@ -287,7 +292,12 @@ class Publisher(Socket):
             sockets,
             zmq.XPUB,
             note,
-            {zmq.XPUB_VERBOSE: 1, zmq.SNDHWM: queue, zmq.RCVHWM: SUBSCRIPTIONS_AT_ONCE},
+            {
+                zmq.XPUB_VERBOSE: 1,
+                zmq.SNDHWM: queue,
+                zmq.RCVHWM: SUBSCRIPTIONS_AT_ONCE,
+                zmq.MAXMSGSIZE: MAX_TO_PUBLISHER_BYTES,
+            },
         )
         self._look_after_s = SUBSCRIPTIONS_WITHIN_S
 

@@ -5,6 +5,8 @@ from typing import NamedTuple
 ALL_SOUND = b"audio"
 """Recorders subscribe to this, without a slash: all sound, without being taken for a player that
 sound is held for."""
+LIMIT_BYTES = 512
+"""No subscription need be longer: ZeroMQ keeps fifty bytes for each of its bytes."""
 LANES = ("event", "audio", "cancel", "raw", "system")
 
 

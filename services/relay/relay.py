@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from voicebus.bus import curve, ids, topics
+from voicebus.bus.depth import VALUE_DEPTH_LIMIT
 from voicebus.bus.frames import Codec
 from voicebus.bus.messages.base import BadMessage, encode
 from voicebus.bus.messages.commands import RETRY, Command, CommandError, ErrorCode, Reply
@@ -36,7 +37,7 @@ ANYBODY = Client(
 )
 """Whoever comes without CURVE, on a loopback address."""
 
-_commands: Codec[Command] = Codec(Command, what="command")
+_commands: Codec[Command] = Codec(Command, what="command", depth=VALUE_DEPTH_LIMIT)
 _sounds: Codec[SoundIn] = Codec(SoundIn, what="sound-in")
 _replies = msgspec.json.Decoder(Reply)
 
@@ -121,7 +122,6 @@ class Relay:
             self._left,
             arrivals=arrivals,
             secret=secret,
-            max_message_bytes=limit,
         )
         self._door = curve.GuardedRouter(
             runtime.sockets,

@@ -7,7 +7,7 @@ from typing import TypeVar
 import pytest
 import zmq
 
-from voicebus.bus import testing
+from voicebus.bus import testing, topics
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.sockets import CancelWatch, Route, Sent, Sockets
 
@@ -180,6 +180,23 @@ async def test_a_subscription_whose_signal_a_send_takes_along_is_seen_all_the_sa
         publisher.publish(b"event/0/a", [b"{}"])
 
         assert await next_of(changed) == f"event/{number}/".encode()
+
+
+async def test_a_subscription_longer_than_any_topic_is_not_taken_and_others_are(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    heard: Mail = asyncio.Queue()
+    taken: asyncio.Queue[bytes] = asyncio.Queue()
+    publisher = sockets.publisher(endpoints.events(0), taken.put_nowait)
+    longest = b"event/" + b"x" * (topics.LIMIT_BYTES - 6)
+
+    sockets.subscriber([endpoints.events(0)], [b"y" * 100_000], heard.put_nowait)
+    sockets.subscriber([endpoints.events(0)], [longest], heard.put_nowait)
+
+    assert await next_of(taken) == longest
+    publisher.publish(longest, [b"{}"])
+    assert await next_of(heard) == [longest, b"{}"]
+    assert publisher.topics == {longest}
 
 
 async def test_only_what_was_subscribed_arrives(sockets: Sockets, endpoints: Endpoints) -> None:

@@ -264,6 +264,23 @@ def test_a_message_beyond_the_limit_ends_the_connection_and_not_the_relay(door: 
     test_a_plain_req_client_with_its_key_is_answered(door)
 
 
+def test_a_subscription_longer_than_any_topic_costs_the_cell_no_memory(door: Door) -> None:
+    """ZeroMQ keeps fifty bytes for each of its bytes, here and in the process that publishes."""
+    pids = door.cell.pids()
+    before = {name: _memory_mb(pid) for name, pid in pids.items()}
+    with door.socket(zmq.SUB, door.key("board")) as raw:
+        raw.setsockopt(zmq.SNDHWM, 0)
+        for number in range(40):
+            raw.subscribe(b"event/%d" % number + b"x" * 20_000)
+        raw.connect(f"tcp://{HOST}:{door.port}")
+        assert not raw.poll(QUIET_MS)  # nor a welcome: the connection has been ended
+    test_a_plain_req_client_with_its_key_is_answered(door)
+
+    assert door.cell.pids() == pids
+    for name, pid in pids.items():
+        assert _memory_mb(pid) - before[name] < 8, name
+
+
 def test_too_many_subscriptions_are_refused_and_gone_with_their_client(door: Door) -> None:
     for _ in range(2):  # the second time there is room again
         with door.socket(zmq.SUB, door.key("board")) as raw:
@@ -275,6 +292,10 @@ def test_too_many_subscriptions_are_refused_and_gone_with_their_client(door: Doo
         kinds = [one["kind"] for one in told]
         assert kinds.count("welcome") == 50
         assert [one["code"] for one in told if one["kind"] != "welcome"] == ["busy"] * 10
+
+
+def _memory_mb(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss) // 1024**2
 
 
 async def test_a_removed_client_is_refused_at_once(door: Door) -> None:

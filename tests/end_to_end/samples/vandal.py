@@ -17,7 +17,23 @@ run = Path(sys.argv[1])
 chance = random.Random(7)
 SIZES = (0, 1, 2, 7, 255, 256, 4096, 70_000, 1_000_000)
 NESTED = b"[" * 50_000
-ODD = (None, True, -1, 0, 1.5, 1e308, 10**30, -(10**30), 2**63, "", "\0", [], {}, [None], ["x"])
+ODD: tuple[object, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1.5,
+    1e308,
+    10**30,
+    -(10**30),
+    2**63,
+    "",
+    "\0",
+    [],
+    {},
+    [None],
+    ["x"],
+)
 PAGE = Path(__file__).parents[3] / "docs" / "protocol.md"
 EXAMPLES = [
     json.loads(found) for found in re.findall(r"^```json\n(\{.*\})\n```$", PAGE.read_text(), re.M)
