@@ -46,6 +46,8 @@ QUEUE_LIMIT = 32
 """Creates of clients that may wait for their turn; one more is refused."""
 REMEMBERED = 8
 """Responses that are over and still known, so that their late events are recognised."""
+FORGOTTEN = 64
+"""Ids of older ones: what still comes of them is not taken for the beginning of a new one."""
 
 
 # --- wanting and asking -----------------------------------------------------------------------
@@ -329,10 +331,15 @@ def cancel(d: Draft, response_id: str) -> None:
 
 
 def seen(d: Draft, response_id: str) -> None:
-    """Something came of this response: it is alive."""
+    """Something came of this response: it is alive. If nobody announced it, this does: else what
+    it wrote would wait for ever for an end that no watchdog makes up."""
     response = d.s.responses.get(response_id)
+    if response is None:
+        if response_id not in d.s.forgotten:
+            started(d, i.ResponseStarted(now_us=d.now_us, response_id=response_id))
+        return
     # Once a second is enough for a watchdog of a minute, and keeps deltas cheap.
-    if response is not None and d.now_us - response.seen_us > 1_000_000:
+    if d.now_us - response.seen_us > 1_000_000:
         d.s.responses = with_(d.s.responses, response_id, replace(response, seen_us=d.now_us))
 
 
@@ -597,4 +604,6 @@ def prune(d: Draft) -> None:
         if not response.active and key not in audible and key not in d.s.batches
     ]
     if len(over) > REMEMBERED:
-        d.s.responses = without(d.s.responses, *over[:-REMEMBERED])
+        old = over[:-REMEMBERED]
+        d.s.responses = without(d.s.responses, *old)
+        d.s.forgotten = (*d.s.forgotten, *old)[-FORGOTTEN:]

@@ -242,6 +242,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     apart: tuple[Create, ...] = ()
     """Those out of band that are asked for and not yet announced."""
     queue: tuple[Create, ...] = ()
+    forgotten: tuple[str, ...] = ()
+    """The last responses that are over and no longer in `responses`."""
     echoes: bool = False
     """The provider echoes our tags: a response without one is not ours."""
 

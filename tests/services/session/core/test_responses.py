@@ -20,6 +20,7 @@ from voicebus.services.session.testing import (
     created,
     done,
     events,
+    kinds,
     message,
     of,
     refused,
@@ -669,14 +670,36 @@ def test_withdrawing_finds_the_response_wherever_it_is() -> None:
     assert of(effects, fx.CancelResponse) == [fx.CancelResponse("r1")]
 
 
-def test_an_item_of_an_unknown_response_is_not_kept() -> None:
+def test_whatever_comes_first_of_a_response_begins_it() -> None:
     stage = Stage()
 
-    stage.play(
-        i.OutputItemAdded(response_id="x", output_index=0, item=i.Item(item_id="m", type="message"))
-    )
+    effects = stage.play(*message("x", "m1"), spoken("Once ", "x", "m1"))
 
-    assert stage.state.responses == {}
+    assert kinds(effects) == ["assistant_turn_started", "assistant_transcript_delta"]
+    assert stage.state.responses["x"].items == {"m1": "silent"}
+
+
+def test_a_response_that_was_never_announced_ends_by_its_watchdog_and_its_calls_with_it() -> None:
+    stage = Stage(SessionConfig(lease_s=1000), tools=[tool("a")])
+    stage.play(*call("x", "c1", "a"), sound("x", "m1"))
+
+    effects = stage.wait(70)
+
+    assert of(effects, fx.CancelResponse) == [fx.CancelResponse("x")]
+    assert [end.call_id for end in of(effects, ToolCallFailed)] == ["c1"]
+    assert stage.state.playback == {}
+
+
+def test_what_still_comes_of_a_forgotten_response_begins_nothing() -> None:
+    stage = Stage()
+    for number in range(50):
+        stage.play(created(f"r{number}"), done(f"r{number}"))
+
+    effects = stage.play(spoken("late", "r0", "m0"), sound("r1", "m1"))
+
+    assert kinds(effects) == ["assistant_transcript_delta"]
+    assert responses.active_default(Draft(stage.state, stage.now_us)) is None
+    assert len(stage.state.forgotten) <= responses.FORGOTTEN
 
 
 def test_withdrawing_what_is_asked_for_makes_it_unwanted() -> None:
@@ -702,12 +725,3 @@ def test_what_came_of_an_item_is_remembered_with_its_words() -> None:
 
     stage.play(spoken("Once upon a time", final=True))
     assert stage.state.responses["r1"].words == {"m1/0": "Once upon a time"}
-
-
-def test_spoken_words_of_an_unknown_response_are_told_and_not_kept() -> None:
-    stage = Stage()
-
-    effects = stage.play(spoken("Once ", "x", "m1"))
-
-    assert len(events(effects)) == 1
-    assert stage.state.responses == {}
