@@ -29,6 +29,8 @@ VAD: dict[str, type[ServerVad] | type[SemanticVad]] = {
     "semantic_vad": SemanticVad,
 }
 MAX_TOOL_NAME = 64
+LONGEST_S = 604_800
+"""No wait that a client chooses is longer."""
 INNER: dict[str, tuple[str, ...]] = {
     "voice": ("id",),
     "input_audio_transcription": (
@@ -137,7 +139,7 @@ def _checked_vad(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     kind = value.get("type", "server_vad")
-    if kind not in VAD:
+    if not isinstance(kind, str) or kind not in VAD:
         raise BadMessage(f"config.turn_detection has no type {kind!r}{nearest(str(kind), VAD)}")
     known = (*(field.name for field in msgspec.structs.fields(VAD[kind])), "type")
     for key in value:
@@ -160,10 +162,14 @@ def _check_limits(config: SessionConfig) -> None:
     tokens = config.max_response_output_tokens
     if isinstance(tokens, int) and not 1 <= tokens <= 4096:
         raise BadMessage(f'config.max_response_output_tokens={tokens}: use 1 to 4096, or "inf"')
-    for field in ("tool_timeout_s", "approval_timeout_s", "max_duration_s", "max_tokens_total"):
+    for field in ("tool_timeout_s", "approval_timeout_s", "max_duration_s"):
         value = getattr(config, field)
-        if value is not None and not value > 0:
-            raise BadMessage(f"config.{field}={value:g}: must be above 0")
+        if value is not None and not 0 < value <= LONGEST_S:
+            raise BadMessage(
+                f"config.{field}={value:g}: must be above 0 and at most {LONGEST_S} (a week)"
+            )
+    if config.max_tokens_total is not None and config.max_tokens_total <= 0:
+        raise BadMessage(f"config.max_tokens_total={config.max_tokens_total}: must be above 0")
     if config.filler is not None and not 200 <= config.filler.after_ms <= 60_000:
         raise BadMessage(f"config.filler.after_ms={config.filler.after_ms}: use 200 to 60000")
     if config.speed is not None and not 0.25 <= config.speed <= 1.5:
@@ -235,6 +241,9 @@ def _clients_tool(schema: dict[str, Any]) -> ToolSpec:
     for key in ("type", "strict"):
         known.pop(key, None)
     spec = convert(known, ToolSpec, what=f"config.tools: {name!r}")
-    if not spec.timeout_s > 0:
-        raise BadMessage(f"config.tools: {name!r}: timeout_s={spec.timeout_s:g} must be above 0")
+    if not 0 < spec.timeout_s <= LONGEST_S:
+        raise BadMessage(
+            f"config.tools: {name!r}: timeout_s={spec.timeout_s:g} must be above 0 and at most "
+            f"{LONGEST_S} (a week)"
+        )
     return spec

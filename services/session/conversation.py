@@ -8,6 +8,7 @@ import structlog
 
 from voicebus.bus.messages import link as up
 from voicebus.bus.messages.base import encode
+from voicebus.bus.messages.commands import RETRY, CommandError
 from voicebus.bus.messages.events import Error, SessionClosed, SessionResumed
 from voicebus.bus.messages.work import CancelCalls, OutcomeAck, SubmitCall, ToDispatcher
 from voicebus.bus.version import VERSION
@@ -87,20 +88,28 @@ class Conversation:
         """Counts the transports' starts that this conversation has been on: numbers of an earlier
         one mean nothing now."""
         self.work = self._fresh()
+        self._broken: Exception | None = None
+        """Why its deadline cannot be told."""
 
     # --- deciding -----------------------------------------------------------------------------
 
     def feed(self, event: i.AnyInput, now_us: int) -> Immediate:
-        """Decide, and collect what follows. A core that raises ends this conversation only."""
+        """Decide, and collect what follows. Whatever raises ends this conversation only: the core,
+        the translator that writes its frames, or a value that has no JSON."""
         try:
+            if self._broken is not None:
+                raise self._broken
             state, effects = step(self.state, event)
+            body = encode(event)
+            self.state = state
+            self.inputs += 1
+            self.work.commit.inputs.append((self.inputs, body))
+            return self._collect(effects, now_us)
         except Exception as error:
             log.error("core.failed", session_id=self.session_id, exc_info=error)
-            return self._set_aside(event, now_us)
-        self.state = state
-        self.inputs += 1
-        self.work.commit.inputs.append((self.inputs, encode(event)))
-        return self._collect(effects, now_us)
+            command_id = getattr(event, "command_id", None)
+            message = f"an internal error while handling {type(event).__name__}"
+            return self.give_up(f"{message}; this conversation was ended", now_us, command_id)
 
     def _collect(self, effects: list[fx.Effect], now_us: int) -> Immediate:
         immediate = Immediate([], [])
@@ -202,13 +211,6 @@ class Conversation:
         self.work.down.append((n, raw, payload))
         self.work.commit.outbox.append((n, raw, payload))
 
-    def _set_aside(self, event: i.AnyInput, now_us: int) -> Immediate:
-        """The core could not handle this input: end this one conversation, keep its file."""
-        kind = type(event).__name__
-        return self.give_up(
-            f"an internal error while handling {kind}; this conversation was ended", now_us
-        )
-
     def tell_journal_lost(self, now_us: int) -> None:
         """The journal cannot be written: a restart now would lose what is said from here on."""
         message = "the journal cannot be written; if this session's process dies now, it is lost"
@@ -222,9 +224,10 @@ class Conversation:
             *(("update", update.command_id) for update in updates if update is not None),
         ]
 
-    def give_up(self, message: str, now_us: int) -> Immediate:
-        """End this conversation because of a bug, and say so."""
+    def give_up(self, message: str, now_us: int, command_id: str | None = None) -> Immediate:
+        """End this conversation because of a bug, and say so to everybody who waits for it."""
         calls = tuple(call.call_id for call in self.state.calls.values() if call.phase != "ended")
+        self._refuse_waiting(message, command_id)
         self._publish(Error(code="internal", error=message, recoverable=False), None, now_us)
         self._publish(SessionClosed(reason="error", code="internal", message=message), None, now_us)
         self.state = msgspec.structs.replace(self.state, phase="closed")
@@ -232,6 +235,16 @@ class Conversation:
         if calls:
             immediate.broadcasts.append(fx.Broadcast("close", self.state.epoch, calls, message))
         return immediate
+
+    def _refuse_waiting(self, message: str, command_id: str | None) -> None:
+        """Nobody else will answer these: the command being done, and those the core has kept."""
+        answered = {answer.command_id for answer in self.work.answers}
+        waiting = [command_id, *(waiting for _, waiting in self.waiting_commands())]
+        for one in dict.fromkeys(waiting):
+            if one is not None and one not in answered:
+                error = CommandError(code="internal", message=message, retry=RETRY["internal"])
+                self.work.answers.append(fx.Refuse(one, error))
+                self.work.answered_at.append(None)
 
     # --- numbers and memory -------------------------------------------------------------------
 
@@ -287,8 +300,14 @@ class Conversation:
         return Work(Commit(self.session_id, self.created_us))
 
     def deadline(self) -> int | None:
-        """When the core wants to be woken."""
-        return None if self.ended_us is not None else deadline(self.state)
+        """When the core wants to be woken. A state that cannot say is given up at once."""
+        if self.ended_us is not None:
+            return None
+        try:
+            return deadline(self.state)
+        except Exception as error:
+            self._broken = error
+            return 0
 
     # --- recovery -----------------------------------------------------------------------------
 

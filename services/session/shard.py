@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import orjson
 
-from voicebus.bus.depth import VALUE_DEPTH_LIMIT, is_deep
 from voicebus.bus.messages import link, work
-from voicebus.bus.messages.base import TooDeep
 from voicebus.bus.messages.system import ProcessReport
 from voicebus.bus.messages.system import State as RoleState
 from voicebus.bus.sockets import Frames
@@ -389,12 +386,7 @@ class Shard:
     def _translated(self, conversation: Conversation, raw: bytes, now_us: int) -> list[i.AnyInput]:
         """A provider's frame in our words. Whatever it is, it never ends a session."""
         try:
-            frame = orjson.loads(raw)
-            if is_deep(raw, VALUE_DEPTH_LIMIT):
-                raise TooDeep("provider", VALUE_DEPTH_LIMIT)
-            if not isinstance(frame, dict):
-                raise TypeError(f"a JSON {type(frame).__name__}, not an object")
-            found = conversation.translator.read(frame, now_us)
+            found = uplink.from_provider(conversation.translator, raw, now_us)
         except Exception as error:
             self._runtime.refused(
                 "provider_frames_malformed",

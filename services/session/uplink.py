@@ -1,7 +1,23 @@
 """What comes up from transport and tool pool, as inputs of the core. Pure."""
 
+import orjson
+
+from voicebus.bus.depth import VALUE_DEPTH_LIMIT, is_deep
 from voicebus.bus.messages import link, work
+from voicebus.bus.messages.base import TooDeep
 from voicebus.services.session.core import inputs as i
+from voicebus.services.session.providers.base import Translator
+
+
+def from_provider(translator: Translator, raw: bytes, now_us: int) -> list[i.AnyInput]:
+    """What a provider's frame means; nothing where it means nothing to us. Raises ValueError for
+    what is no event at all."""
+    frame = orjson.loads(raw)
+    if is_deep(raw, VALUE_DEPTH_LIMIT):
+        raise TooDeep("provider", VALUE_DEPTH_LIMIT)
+    if not isinstance(frame, dict):
+        raise ValueError(f"a JSON {type(frame).__name__}, not an object")
+    return translator.read(frame, now_us)
 
 
 def from_transport(message: link.Event, now_us: int) -> i.AnyInput | None:

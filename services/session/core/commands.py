@@ -197,6 +197,8 @@ def _clear_audio(d: Draft, event: i.Commanded) -> None:
 
 def _create_response(d: Draft, event: i.Commanded) -> None:
     overrides = _data(event, c.CreateResponse).overrides
+    if not isinstance(overrides.get("metadata") or {}, dict):
+        raise BadMessage("create_response: overrides.metadata must be an object")
     responses.want(d, automatic=False, cause=event.command_id, overrides=overrides)
     d.answer(event.command_id)
 

@@ -3,6 +3,7 @@
 Source of the wire facts: the `openai` package's `types/realtime` and OpenAI's realtime guides.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -281,19 +282,17 @@ def _response_done(frame: Frame, now_us: int) -> i.AnyInput:
     )
 
 
+_HINT = re.compile(r"try again in (?:(\d{1,4})m(?!s))?(?:(\d{1,9}(?:\.\d{1,9})?)(m?s))?")
+
+
 def _retry_after_ms(message: str) -> int | None:
-    """The hint in "… Please try again in 1.5s."."""
-    _, found, rest = message.partition("try again in ")
-    if not found:
+    """The hint in "… Please try again in 1.5s.", 20ms or 1m12.5s; at most a minute is waited."""
+    found = _HINT.search(message)
+    if found is None or not any(found.groups()):
         return None
-    number = rest.split(" ")[0].rstrip(".")
-    for unit, factor in (("ms", 1), ("s", 1000)):
-        if number.endswith(unit):
-            try:
-                return max(1, min(60_000, int(float(number.removesuffix(unit)) * factor)))
-            except ValueError:
-                return None
-    return None
+    minutes, number, unit = found.groups()
+    ms = float(number or 0) * (1 if unit == "ms" else 1000) + int(minutes or 0) * 60_000
+    return max(1, min(60_000, int(ms)))
 
 
 def _rate_limits(frame: Frame, now_us: int) -> i.AnyInput:

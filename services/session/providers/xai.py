@@ -56,13 +56,18 @@ class XAI(OpenAI):
         """Its own places for voice and turn detection; the nested ones are not honoured."""
         frame = build_session_update(config, tools, only, transcription=TRANSCRIPTION)
         session: dict[str, Any] = frame["session"]
-        audio = {side: dict(part) for side, part in session.pop("audio", {}).items()}
+        audio = session.get("audio")
+        if not isinstance(audio, dict):
+            return frame  # an extra has put something else there: xAI will say what is wrong
         for side, field in (("output", "voice"), ("input", "turn_detection")):
-            if field in audio.get(side, {}):
-                session[field] = audio[side].pop(field)
-        kept = {side: part for side, part in audio.items() if part}
-        if kept:
-            session["audio"] = kept
+            part = audio.get(side)
+            if isinstance(part, dict) and field in part:
+                session[field] = part[field]
+                rest = {key: value for key, value in part.items() if key != field}
+                audio = {**audio, side: rest}
+        session["audio"] = {side: part for side, part in audio.items() if part != {}}
+        if not session["audio"]:
+            del session["audio"]
         return frame
 
 

@@ -1,6 +1,7 @@
 """The shell of one conversation: numbers, work for the commit, and recovery by folding."""
 
 import itertools
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,6 +11,7 @@ from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import EventHeader
 from voicebus.bus.messages.work import SubmitCall, ToolSpec
 from voicebus.services.session.conversation import Conversation, Work
+from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.journal import Stored
 from voicebus.services.session.providers.openai import OpenAI
@@ -267,3 +269,65 @@ def test_numbers_begin_anew_at_another_transport_and_the_old_one_is_told_to_hang
 def one_more(work: Work) -> int:
     """The number after the last frame down of this work."""
     return work.down[-1][0] + 1
+
+
+class Stubborn(OpenAI):
+    """A translator with a bug: it cannot write what clients say."""
+
+    def write(self, event_id: str, request: fx.Request) -> dict[str, Any]:
+        if isinstance(request, fx.AddUserText):
+            raise ValueError("a bug")
+        return super().write(event_id, request)
+
+
+def kinds(work: Work) -> list[str]:
+    return [event.kind for event in work.events]
+
+
+def test_a_frame_that_cannot_be_written_ends_this_conversation_and_answers_its_command() -> None:
+    one = Conversation(SESSION, Stubborn(), "inc-1", ring=100, created_us=1)
+    opened(one)
+    calling(one)
+    one.take_work()
+    text = i.Commanded(now_us=9, command_id="text-1", command="send_text", data={"text": "hi"})
+
+    immediate = one.feed(text, 9)
+
+    work = one.take_work()
+    assert kinds(work)[-2:] == ["error", "session_closed"]
+    assert work.commit.ended_us == 9
+    assert isinstance(DOWN.decode(work.down[-1][1]), link.HangUp)
+    assert [broadcast.call_ids for broadcast in immediate.broadcasts] == [("c1",)]
+    (answer,) = work.answers
+    assert isinstance(answer, fx.Refuse)
+    assert (answer.command_id, answer.error.code) == ("text-1", "internal")
+
+
+def test_what_waited_in_a_conversation_that_is_given_up_is_answered() -> None:
+    one = conversation()
+    opened(one)
+    update = i.UpdateRequested(
+        now_us=5, command_id="update-1", config=SessionConfig(), fields=["instructions"], tools=[]
+    )
+    one.feed(update, 5)
+    one.take_work()
+
+    one.feed(i.ProviderSessionUpdated(now_us=6, session={"no": object()}), 6)
+
+    work = one.take_work()
+    assert kinds(work) == ["error", "session_closed"]
+    assert [answer.command_id for answer in work.answers] == ["update-1"]
+    assert work.commit.inputs == [], "an input without a JSON of its own cannot be folded again"
+
+
+def test_a_conversation_that_cannot_say_when_it_wants_to_be_woken_is_given_up() -> None:
+    one = conversation()
+    endless = SessionConfig(max_duration_s=1e305)
+    one.feed(msgspec.structs.replace(requested(), config=endless), 1)
+    one.take_work()
+
+    assert one.deadline() == 0
+    one.feed(i.TimePassed(now_us=2), 2)
+
+    assert kinds(one.take_work()) == ["error", "session_closed"]
+    assert one.deadline() is None

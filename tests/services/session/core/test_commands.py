@@ -187,6 +187,14 @@ def test_clearing_waits_for_the_frame_it_names() -> None:
     assert (clear.request, clear.after_n, clear.token) == (fx.ClearInput(), 3, "other")
 
 
+@pytest.mark.parametrize("metadata", ["x", 5, ["a"]])
+def test_metadata_that_is_no_object_is_refused(metadata: object) -> None:
+    effects = Stage().command("create_response", overrides={"metadata": metadata})
+
+    assert replies(effects) == {"create_response-1": "bad_request"}
+    assert requests(effects) == []
+
+
 def test_a_response_is_created_with_overrides() -> None:
     effects = Stage().command("create_response", overrides={"instructions": "Sing."})
 

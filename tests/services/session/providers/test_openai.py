@@ -362,6 +362,13 @@ def test_an_error_keeps_what_helps_to_find_it() -> None:
         ("please try again in 900s", 60_000),
         ("try again in a while", None),
         ("try again in xs", None),
+        ("Please try again in 1m12.5s.", 60_000),
+        ("try again in 2m.", 60_000),
+        ("try again in 7m", 60_000),
+        ("try again in 2ms", 2),
+        ("try again in infs", None),
+        ("try again in 1e999s", None),
+        ("try again in " + "9" * 400 + "s", None),
         ("nothing of the kind", None),
     ],
 )

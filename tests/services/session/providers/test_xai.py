@@ -34,6 +34,16 @@ def test_an_update_of_the_voice_alone_has_no_sound_part() -> None:
     assert session(SessionConfig(voice="eve"), ("voice",)) == {"type": "realtime", "voice": "eve"}
 
 
+@pytest.mark.parametrize("audio", ["x", {"input": 5}, {"input": None}])
+def test_odd_extras_are_sent_as_they_are_and_refused_by_the_provider(audio: Any) -> None:
+    value = session(SessionConfig(provider_extras={"audio": audio}))
+
+    if isinstance(audio, dict):
+        assert value["audio"].get("input") == audio["input"]
+    else:
+        assert value["audio"] == audio
+
+
 def test_words_so_far_are_cumulative() -> None:
     (found,) = read(type=WORDS + "updated", item_id="u", transcript="I want")
 
