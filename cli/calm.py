@@ -15,6 +15,7 @@ from voicebus.services.supervisor import Silent, Supervisor
 Sessions = list[dict[str, Any]]
 
 LOOK_S = 0.1
+FIRST_TELL_S = 1.0
 TELL_S = 5.0
 ANSWER_S = 2.0
 
@@ -27,15 +28,16 @@ async def until(
 ) -> Sessions:
     """Look at the open conversations until they are as wanted, or for so long. Those that are
     there at the end; none when no session process answers."""
-    begun = told = time.monotonic()
+    begun = time.monotonic()
+    tell_at = begun + FIRST_TELL_S
     async with RealtimeClient(endpoints, deadline_s=ANSWER_S) as client:
         while True:
             found = await _sessions(client)
             now = time.monotonic()
             if met(found) or now - begun >= within_s:
                 return found
-            if now - told > TELL_S:
-                told = now
+            if now >= tell_at:
+                tell_at = now + TELL_S
                 tell(found)
             await asyncio.sleep(LOOK_S)
 

@@ -10,7 +10,9 @@ import typer
 from voicebus.bus.endpoints import Endpoints
 from voicebus.cli import calm, folders, stack
 from voicebus.cli.options import RunDir
-from voicebus.services.supervisor import Supervisor
+from voicebus.services.supervisor import Silent, Supervisor
+
+WAIT_S = 30.0
 
 
 def down(
@@ -19,14 +21,14 @@ def down(
         float,
         typer.Option(
             metavar="SECONDS",
-            help="Take no new calls and wait so long for those that are there. Default: do not.",
+            help="Take no new calls and wait so long for those that are there; 0: cut them.",
         ),
-    ] = 0.0,
+    ] = WAIT_S,
 ) -> None:
-    """Stop all processes in order; leave no process, socket or lock. Also after a crash."""
+    """Stop all processes in order, after the last call; leave no process, socket or lock. Also
+    after a crash."""
     folder = folders.choose(run_dir)
-    if wait > 0:
-        _wait(folder, wait)
+    _wait(folder, wait)
     ended = stack.stop(folder, _tell)
     if ended.processes:
         for straggler in ended.stragglers:
@@ -37,10 +39,14 @@ def down(
 
 
 def _wait(folder: Path, within_s: float) -> None:
-    """For the last conversation to end."""
-    if not any(folder.glob("session-*.commands")):
+    """For the last conversation to end, and say how many did not."""
+    supervisor = Supervisor(folder)
+    try:
+        if supervisor.pid() is None:
+            return
+    except (Silent, OSError):
         return
-    calm.take_no_more(Supervisor(folder))
+    calm.take_no_more(supervisor)
     left = asyncio.run(
         calm.until(
             Endpoints(folder),
