@@ -26,8 +26,8 @@ def forget(
     data: DataDir = None,
 ) -> None:
     """Delete a conversation that has ended from the journal: its events, inputs, replies and
-    snapshot, also from the write-ahead log and the unused pages; and its recording, if [recorder]
-    folder holds one. Works beside a running Voicebus.
+    snapshot, also from the write-ahead log and the unused pages; and its recordings, wherever the
+    recorder of this data folder has written. Works beside a running Voicebus.
     """
     path = journals.of_session(session, run_dir, data)
     with journals.opened(path) as archive:
@@ -44,14 +44,20 @@ def forget(
         journal.forget(path, session)
     except sqlite3.Error as error:
         raise Problem(f"{path} could not be written: {error}; try again") from None
-    _forget_recording(session)
+    for folder in _recordings(path.parent):
+        _forget_recording(folder / session, session)
     print(f"forgotten: {session}")
 
 
-def _forget_recording(session: str) -> None:
+def _recordings(data: Path) -> list[Path]:
+    """Where the recorder wrote by its own note, and where the settings here say."""
     _, recorder = loader.load(RecorderSettings, loader.current_environment(), {})
-    folder = Path(recorder.folder).expanduser() / session
-    if not recorder.folder or not folder.is_dir():
+    noted = files.places(data)
+    return [*noted, Path(recorder.folder).expanduser()] if recorder.folder else noted
+
+
+def _forget_recording(folder: Path, session: str) -> None:
+    if not folder.is_dir():
         return
     try:
         files.delete(folder)

@@ -215,7 +215,7 @@ class RecorderSettings(Settings, frozen=True, kw_only=True):
     """Where each session gets a folder of its own. Mode 0700: it holds what people said."""
     max_hours: Annotated[float, Meta(gt=0, le=12)] = 6.0
     """The sound of one session that is kept at most; a WAV file ends at 12."""
-    keep_days: Annotated[float, Meta(ge=0)] = 0.0
+    keep_days: Annotated[float, Meta(ge=0)] = 7.0
     """Recordings that ended so long ago are deleted; 0 keeps them."""
     keep_free_mb: Annotated[int, Meta(ge=0)] = 500
     """Room left to others on that disk: the journal's may be the same."""

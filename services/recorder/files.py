@@ -18,10 +18,32 @@ from voicebus.services.recorder.account import Account
 from voicebus.services.recorder.timeline import Chunk, Mute
 
 SOUND, EVENTS, ACCOUNT = "sound.wav", "events.jsonl", "recording.json"
+PLACES = "recordings"
+"""A file beside the journal: the folders that recordings were ever written to, one a line."""
 OURS = (SOUND, EVENTS, ACCOUNT, f"{ACCOUNT}.new")
 MB = 1024 * 1024
 _NEW = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 _BLOCK = 65_536
+
+
+def note_place(data: Path, folder: Path) -> None:
+    """Have whoever forgets a conversation of this data folder find its recording, too.
+    Raises OSError."""
+    if folder in places(data):
+        return
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(data / PLACES, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "ab") as file:
+        file.write(os.fsencode(folder) + b"\n")
+
+
+def places(data: Path) -> list[Path]:
+    """Where recordings of this data folder's conversations were ever written."""
+    try:
+        lines = (data / PLACES).read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    return [Path(os.fsdecode(line)) for line in lines if line]
 
 
 class Found(NamedTuple):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from voicebus.config.settings import RecorderSettings
+from voicebus.services.recorder import files
 from voicebus.services.recorder.recorder import Recorder
 from voicebus.services.runtime import CannotStart, Runtime, run
 
@@ -36,9 +37,22 @@ def prepare(folder: str) -> Path:
     return path
 
 
+def note(folder: Path, data_folder: str) -> None:
+    """Have `voicebus forget` find the recordings. Raises CannotStart."""
+    data = Path(data_folder).absolute()
+    try:
+        files.note_place(data, folder)
+    except OSError as error:
+        raise CannotStart(
+            f"cannot write {data / files.PLACES}: {error.strerror}; without it `voicebus forget` "
+            "would not find the recordings: make it writable"
+        ) from None
+
+
 async def serve(runtime: Runtime[RecorderSettings]) -> None:
     """Until told to stop."""
     folder = prepare(runtime.settings.folder)
+    note(folder, runtime.cell.data)
     os.nice(NICE)
     recorder = Recorder(runtime, folder)
     await recorder.begin()

@@ -19,6 +19,7 @@ from tests.end_to_end.cells import SCENARIO, SPEECH
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import WITHIN_S, Caller, scene, voicebus
 from voicebus.bus.testing import next_state
+from voicebus.cli import stack
 from voicebus.cli.testing import Stack
 from voicebus.client.microphone import Microphone
 from voicebus.client.wav import read
@@ -258,3 +259,73 @@ async def test_a_recording_that_is_deleted_under_way_is_let_go_and_the_others_go
     assert state.state == "ready"
     assert account["is_complete"]
     assert not (recordings.folder / one.id).exists()
+
+
+async def test_a_forgotten_conversation_leaves_no_word_anywhere(start_stack: StartStack) -> None:
+    """Said, called, told, recorded: the journal, its log, the recording, all logs."""
+    with tempfile.TemporaryDirectory(prefix="vb", dir="/tmp") as name:
+        recordings = Path(name) / "recordings"
+        scenario = Path(name) / "secret.toml"
+        scenario.write_text(SECRETS, "utf-8")
+        settings = {
+            "VOICEBUS_RECORDER_FOLDER": str(recordings),
+            "VOICEBUS_RECORDER_KEEP_FREE_MB": "0",
+        }
+        cell = await asyncio.to_thread(start_stack, scenario=scenario, settings=settings)
+        recorded = Recordings(cell, recordings)
+        async with scene(cell) as on:
+            on.session_was_killed = True
+            gone, kept = await on.caller(plays=True), await on.caller(plays=True)
+            for caller in (gone, kept):
+                await caller.turn("my word is carpenter" if caller is gone else "mine is walrus")
+                await caller.event("assistant_heard")
+            await cell.ready("session-0", after=cell.kill("session-0"))
+            await gone.turn("once more: carpenter")
+            for caller in (gone, kept):
+                await caller.close()
+                await recorded.of(caller.id)
+        await asyncio.to_thread(stack.stop, cell.run_dir)
+        before = _words(cell.run_dir, recordings)
+
+        # Where the recorder wrote is known to the cell alone.
+        code, _, err = await voicebus("forget", gone.id, "--run-dir", str(cell.run_dir))
+        after = _words(cell.run_dir, recordings)
+
+        assert code == 0, err
+        assert before["carpenter"] == {"session-0.db", "events.jsonl"}
+        assert after["carpenter"] == set()
+        assert before["walrus"] == after["walrus"] == {"session-0.db", "events.jsonl"}
+        assert not (recordings / gone.id).exists()
+        assert (recordings / kept.id / "sound.wav").exists()
+
+
+SECRETS = """
+about = "What is said goes to a tool and comes back."
+
+[[answer]]
+when = { text = "once more" }
+say = "The carpenter again."
+tone_ms = 100
+
+[[answer]]
+when = { text = "carpenter" }
+call = { name = "get_weather", arguments = { city = "carpenter" } }
+
+[[answer]]
+when = { text = "walrus" }
+call = { name = "get_weather", arguments = { city = "walrus" } }
+
+[[answer]]
+when = { output = "" }
+say = "{output}"
+tone_ms = 100
+"""
+
+
+def _words(*folders: Path) -> dict[str, set[str]]:
+    """In which files each word stands."""
+    files = [path for one in folders for path in one.rglob("*") if path.is_file()]
+    return {
+        word: {path.name for path in files if word.encode() in path.read_bytes()}
+        for word in ("carpenter", "walrus")
+    }

@@ -36,6 +36,17 @@ def test_everything_is_there_and_is_its_owner_s_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE(one.folder.stat().st_mode) == 0o700
 
 
+def test_every_folder_that_was_written_to_is_noted_once_beside_the_journal(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    assert files.places(data) == []
+
+    for folder in (tmp_path / "a", tmp_path / "b \u00e4", tmp_path / "a"):
+        files.note_place(data, folder)
+
+    assert files.places(data) == [tmp_path / "a", tmp_path / "b \u00e4"]
+    assert stat.S_IMODE((data / files.PLACES).stat().st_mode) == 0o600
+
+
 def test_the_file_is_valid_after_every_write_and_a_hole_is_silence(tmp_path: Path) -> None:
     one = Files(tmp_path / "s0")
     one.open()
