@@ -166,7 +166,7 @@ class PhoneCall:
             self._socket = socket
             for asked_frame, answer in tuple(self._asked.values()):
                 if not answer.done():
-                    await socket.send(json.dumps(asked_frame))
+                    await self._send(asked_frame)
         elif (error := frame.get("error")) is not None and not self._opened.done():
             refused = CommandRefused("open", error["code"], error["message"], error["retry"])
             self._opened.set_exception(refused)
@@ -194,7 +194,8 @@ class PhoneCall:
                 self._sound.put_nowait(heard)
 
     async def _send(self, frame: Frame) -> None:
-        """Now, if there is a connection; else with the next one."""
+        """Now, if there is a connection; else with the next one. Raises nothing: on one that is
+        being closed there may still be something to read."""
         if self._socket is not None:
             with contextlib.suppress(ConnectionClosed):
                 await self._socket.send(json.dumps(frame))
