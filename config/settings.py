@@ -52,7 +52,8 @@ class SessionSettings(Settings, frozen=True, kw_only=True):
     reply_memory_s: Seconds = 600.0
     """How long the reply to a command id is remembered."""
     failpoint: str | None = None
-    """For tests: PLACE:TIMES of the write path at which the process kills itself."""
+    """For tests: PLACE:TIMES or sent/FRAME_TYPE:TIMES of the write path at which the process kills
+    itself."""
 
 
 class TransportSettings(Settings, frozen=True, kw_only=True):

@@ -263,6 +263,7 @@ class Shard:
             for n, header, payload in done.down:
                 conversation.committed_down = n
                 transport.send_raw(header, payload)
+                self._fail.sent(payload)
                 if payload is not None:
                     self._audience.raw(session_id, "down", payload)
         for message in done.pool:

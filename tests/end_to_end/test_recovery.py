@@ -45,6 +45,37 @@ def test_a_session_process_may_die_between_any_two_steps_of_the_write_path(
     assert deaths, "the failpoint was never reached"
 
 
+@pytest.mark.parametrize("frame", ["response.create", "function_call_output"])
+def test_what_was_sent_and_not_acknowledged_is_done_once(
+    start_stack: StartStack, tmp_path: Path, frame: str
+) -> None:
+    # Each life dies with the first of them that it sends. A second response.create would be a
+    # third turn, a second output of a call an error of the provider's.
+    acts = Acts(tmp_path)
+    cell = start_stack(
+        scenario=SCENARIO,
+        tools=acts.specs,
+        settings={"VOICEBUS_SESSION_FAILPOINT": f"sent/{frame}:1"},
+    )
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            one.session_was_killed = True
+            caller = await one.caller()
+            await caller.turn("tally please", within_s=60)
+            (call,) = caller.found("tool_call_completed")
+
+            assert acts.done(call.data.call_id) == ["tally", "tallied"]
+            assert len(caller.found("assistant_turn_started")) == 2
+            assert len(caller.found("tool_batch_submitted")) == 1
+            assert not caller.found("error")
+
+    asyncio.run(story())
+
+    deaths = [line for line in cell.log("supervisord", 500) if "terminated by SIGKILL" in line]
+    assert len(deaths) == {"response.create": 2, "function_call_output": 1}[frame]
+
+
 def test_a_connection_cut_in_mid_answer_is_replaced_and_the_answer_given(
     start_stack: StartStack,
 ) -> None:
