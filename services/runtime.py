@@ -38,6 +38,7 @@ from voicebus.bus.messages.system import State
 from voicebus.bus.sockets import Publisher, Sockets
 from voicebus.config import loader
 from voicebus.config.settings import CellSettings, Settings
+from voicebus.services import descriptors
 from voicebus.services.pace import Pace
 
 S = TypeVar("S", bound=Settings)
@@ -81,6 +82,8 @@ class Runtime(Generic[S]):
         self._why: str | None = "it has just been started"
         self._since_us = _now_us()
         self._lag_s = 0.0
+        self._shortage: str | None = None
+        """Of file descriptors: who is ready but for that is told to be failing."""
         self._state: Publisher = self.sockets.publisher(
             endpoints.state(role, instance), self._subscribed
         )
@@ -140,13 +143,14 @@ class Runtime(Generic[S]):
         self._beacon()
 
     def _beacon(self) -> None:
+        is_short = self._shortage is not None and self._phase == "ready"
         state = State(
             role=self.role,
             instance=self.instance,
             inc=self.inc,
             pid=os.getpid(),
-            state=self._phase,
-            why=self._why,
+            state="failing" if is_short else self._phase,
+            why=self._shortage if is_short else self._why,
             since_us=self._since_us,
             at_us=_now_us(),
             lag_ms=round(self._lag_s * 1000, 1),
@@ -158,6 +162,7 @@ class Runtime(Generic[S]):
         parent = os.getppid()
         supervised = "SUPERVISOR_ENABLED" in os.environ
         while True:
+            self._count_descriptors()
             self._beacon()
             self._lag_s = 0.0
             if supervised and os.getppid() != parent:
@@ -165,6 +170,13 @@ class Runtime(Generic[S]):
                 self.log.warning("supervisor.gone")
                 self.stopping.set()
             await self._pause()
+
+    def _count_descriptors(self) -> None:
+        shortage = descriptors.shortage()
+        if (shortage is None) != (self._shortage is None):
+            self._since_us = _now_us()
+            self.log.warning("descriptors.counted", short=shortage is not None, why=shortage)
+        self._shortage = shortage
 
     async def _pause(self) -> None:
         """Until the next beacon, noting how late the loop is meanwhile."""

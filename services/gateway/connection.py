@@ -27,6 +27,7 @@ from voicebus.client import (
 )
 from voicebus.client.commands import Commander
 from voicebus.config.settings import GatewaySettings
+from voicebus.services.descriptors import NONE_LEFT
 from voicebus.services.gateway import doors, protocol
 from voicebus.services.gateway.outbox import Outbox
 from voicebus.services.gateway.protocol import Asked, Closing, Joining, Opening, Refusal
@@ -129,6 +130,11 @@ class Connection:
         except WebSocketDisconnect:
             self.leave(None)
         except Exception as error:
+            if getattr(error, "errno", None) in NONE_LEFT:
+                # The state beacon says so; who is here already goes on.
+                self._house.runtime.count("connections_without_descriptors")
+                self.leave(protocol.FULL)
+                return
             self._house.runtime.count("connections_failed")
             self._house.runtime.log.error("connection.failed", exc_info=error)
             self.leave(protocol.INTERNAL)

@@ -16,6 +16,8 @@ from voicebus.services.runtime import prepare_folder
 
 SERVICE = """
 import asyncio
+import os
+import resource
 from voicebus.config.settings import SessionSettings
 from voicebus.services.runtime import CannotStart, Runtime, run
 
@@ -32,6 +34,14 @@ async def serve(runtime):
             await runtime.stopping.wait()
             runtime.draining("one conversation goes on")
             await asyncio.Event().wait()
+        case "short of descriptors":
+            runtime.ready()
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            few = len(os.listdir("/dev/fd")) + 12
+            resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
+            await asyncio.sleep(3)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            await runtime.stopping.wait()
         case "waiting":
             for which in (1, 2):
                 runtime.refused("frames_refused", "frame.refused", which=which)
@@ -126,6 +136,19 @@ def test_what_is_refused_again_and_again_is_counted_and_logged_once(
     out, _ = process.communicate(timeout=20)
 
     assert out.count('"event": "frame.refused"') == 1
+
+
+def test_who_runs_out_of_descriptors_is_failing_until_there_are_enough_again(
+    spawn: Spawn, run_dir: Path
+) -> None:
+    spawn("short of descriptors")
+
+    short = state(run_dir, lambda one: one.state == "failing")
+    again = state(run_dir, lambda one: one.state == "ready" and one.since_us > short.since_us)
+
+    assert short.why is not None
+    assert "file descriptors are in use" in short.why
+    assert again.why is None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
