@@ -86,6 +86,7 @@ class Gateway:
             *(Route(path, self._file) for path in self._files),
             Route("/health", self._health),
             Route("/metrics", self._metrics),
+            Route("/ws", self._no_websocket),
             WebSocketRoute("/ws", self._talk),
         ]
         return _Guarded(Starlette(routes=routes), self)
@@ -123,6 +124,13 @@ class Gateway:
             )
         text = await self._states.metrics(len(self._connections))
         return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def _no_websocket(self, request: Request) -> Response:
+        return PlainTextResponse(
+            "this is a WebSocket: connect to it with ws:// or wss:// (docs/gateway.md)\n",
+            426,
+            {"upgrade": "websocket"},
+        )
 
     def _may_look(self, request: Request) -> bool:
         if request.client is not None and doors.is_loopback(request.client.host):

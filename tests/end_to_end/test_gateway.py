@@ -436,6 +436,16 @@ async def test_a_listed_page_may_call(door: Door) -> None:
         await connect(f"ws://127.0.0.1:{door.port}/ws", proxy=None, origin="null")  # type: ignore[arg-type]
 
 
+async def _metrics(port: int, once: str) -> list[str]:
+    """When one begins so. Each process tells its own every second; HTTP tells nobody."""
+    async with asyncio.timeout(10):
+        while True:
+            lines = (await get(port, "/metrics"))[2].decode().splitlines()
+            if any(line.startswith(once) for line in lines):
+                return lines
+            await asyncio.sleep(0.05)
+
+
 async def test_the_page_health_and_metrics(door: Door) -> None:
     for path, kind in (
         ("/", "text/html"),
@@ -451,11 +461,13 @@ async def test_the_page_health_and_metrics(door: Door) -> None:
         assert b"http://" not in body
         assert b"https://" not in body
     assert (await get(door.port, "/../../etc/passwd"))[0] == 404
+    status, _, body = await get(door.port, "/ws")
+    assert (status, b"WebSocket" in body) == (426, True)
     async with phone(door.port, OPEN) as one:
         await _opened(one)
         status, _, body = await get(door.port, "/health")
         told = json.loads(body)
-        _, _, metrics = await get(door.port, "/metrics")
+        lines = await _metrics(door.port, once='voicebus_process_count_total{process="gateway-0"')
         through_proxy = {"X-Forwarded-For": "203.0.113.9"}
         _, _, bare = await get(door.port, "/health", **through_proxy)
         refused, _, _ = await get(door.port, "/metrics", **through_proxy)
@@ -467,12 +479,8 @@ async def test_the_page_health_and_metrics(door: Door) -> None:
     assert {"session-0", "transport-0", "gateway-0"} <= {
         line["process"] for line in told["processes"]
     }
-    lines = metrics.decode().splitlines()
     assert "voicebus_up 1" in lines
     counted = next(line for line in lines if line.startswith('voicebus_sessions{shard="0"} '))
     assert int(counted.split()[1]) >= 1
     assert 'voicebus_process_state{process="session-0",state="ready"} 1' in lines
-    assert any(
-        line.startswith('voicebus_process_count_total{process="gateway-0"') for line in lines
-    )
     assert not [line for line in tracebacks(door.cell) if line.startswith("gateway-0")]

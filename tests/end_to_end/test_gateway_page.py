@@ -91,10 +91,15 @@ async def test_a_person_talks_and_interrupts_in_a_browser_and_a_lost_line_comes_
         await one.until(line("you", "story"))
         await one.until(line("", "You spoke: the assistant stopped"))
         await one.until(line("you", "stop"))
+        said, unheard = await one.run(
+            "[...document.querySelector('#log .assistant').childNodes].slice(1)"
+            ".map((one) => one.textContent)"
+        )
         await write("What is the weather in Berlin?")
         await one.until(line("assistant", "Berlin"))
         pid = cell.kill("gateway-0")
         await one.until("document.body.dataset.state === 'away'")
+        may_give_up = await one.run("!document.getElementById('hang-up').disabled")
         await cell.ready("gateway-0", after=pid)
         await one.until(line("", "Connected again"))
         await write("What is the weather in Paris?")
@@ -117,7 +122,10 @@ async def test_a_person_talks_and_interrupts_in_a_browser_and_a_lost_line_comes_
         await one.until("document.body.dataset.state === 'over'")
 
         assert [one.startswith("tool get_weather") for one in lines].count(True) == 2
+        assert may_give_up
         story = heard[0]
+        assert (story.text or "") == said
+        assert unheard
         assert not story.complete
         assert 0 < story.heard_ms < 8_000
         assert heard[-1].complete

@@ -11,6 +11,20 @@ const STATES = {
   away: "connection lost: coming back …",
   over: "not connected",
 };
+const ENDS = {
+  client: "The conversation is over.",
+  server: "The provider has ended the conversation.",
+  error: "The conversation has failed.",
+  abandoned: "The conversation is over: nobody was there any more.",
+  limit: "The conversation is over: it has reached its limit.",
+  transport_lost: "The conversation is over: the connection to the provider is lost.",
+};
+const REFUSALS = {
+  NotAllowedError: "The microphone was not allowed: allow it in the browser.",
+  NotFoundError: "There is no microphone: connect one.",
+  NotReadableError: "The microphone cannot be used: another program may have it.",
+};
+const HUNG_UP = "hung up";
 
 let call = null;
 let sound = null; // { context, speaker, stream }
@@ -20,7 +34,8 @@ let wasOn = null; // whether the call was connected when its state changed last;
 // --- the call -------------------------------------------------------------------------------------
 
 async function talk() {
-  $("talk").disabled = true;
+  if (call && call.state !== "over") return;
+  $("hint").hidden = true;
   const kept = remembered();
   try {
     const on = { event: happened, sound: heard, state: entered, notice: noted };
@@ -40,24 +55,27 @@ async function talk() {
       return note(`${why} write, and read the answers.`, "error");
     }
   } catch (error) {
-    if (error.code === "not_allowed" && !kept) {
-      $("ask-key").hidden = false;
-      $("key").focus();
-    }
     if (kept) remember(null);
     stop();
-    return note(explained(error), "error");
+    if (error.code === "not_allowed" && !kept) return askKey();
+    if (error.message !== HUNG_UP) note(explained(error), "error");
+    return undefined;
   }
-  try {
-    sound = await startSound();
-    if (call.state === "over") stop(); // hung up meanwhile
-  } catch (error) {
-    note(`${explained(error)} You can still write.`, "error");
-  }
+  const mine = call;
+  sound = await startSound();
+  if (mine.state === "over") stop(); // hung up meanwhile
+  enable();
+}
+
+function askKey() {
+  note($("key").value ? "That is not the key of this gateway." : "This gateway wants its key.", "error");
+  $("ask-key").hidden = false;
+  $("key").select();
 }
 
 async function hangUp() {
   remember(null);
+  if (call.state !== "on") return call.leave(HUNG_UP); // the session ends with its lease
   try {
     await call.command("close");
   } catch (error) {
@@ -67,27 +85,44 @@ async function hangUp() {
 }
 
 function entered(state, why) {
-  $("state").textContent = STATES[state] + (why && state !== "on" ? ` (${why})` : "");
+  $("state").textContent = STATES[state];
   $("state").className = state === "away" ? "bad" : "";
   document.body.dataset.state = state;
   const live = state === "on";
-  if (state === "away" && wasOn) note("The connection was lost; coming back.");
+  if (state === "away" && wasOn) note("The connection was lost; coming back. Hang up to give up.");
   if (live && wasOn === false) note("Connected again.");
+  if (state === "over" && wasOn !== null && why !== "ended") {
+    if (why === HUNG_UP) note("You have hung up.");
+    else note(explained({ message: `The call has ended here: ${why}` }), "error");
+  }
   if (state !== "connecting") wasOn = state === "over" ? null : live;
-  for (const id of ["mute", "interrupt", "hang-up", "text"]) $(id).disabled = !live;
-  $("write").querySelector("button").disabled = !live;
   if (state === "over") {
     if (why === "ended" || why.includes("not exist")) remember(null);
     stop();
   }
+  enable();
+}
+
+/** What can be done now. Talk stays where it is for who came to it by the keyboard. */
+function enable() {
+  const state = call?.state ?? "over";
+  const live = state === "on";
+  const focused = document.activeElement;
+  $("talk").setAttribute("aria-disabled", String(state !== "over"));
+  $("talk").textContent = state === "over" && remembered() ? "Come back to the call" : "Talk";
+  $("microphone").hidden = !sound?.stream;
+  $("mute").disabled = !live || !sound?.stream;
+  $("hang-up").disabled = state === "over";
+  for (const id of ["interrupt", "text"]) $(id).disabled = !live;
+  $("write").querySelector("button").disabled = !live;
+  if (focused?.disabled) $("talk").focus();
 }
 
 function stop() {
   sound?.stream?.getTracks().forEach((track) => track.stop());
   sound?.context.close();
   sound = null;
-  $("talk").disabled = false;
-  $("talk").textContent = remembered() ? "Come back to the call" : "Talk";
+  enable();
 }
 
 const remembered = () => JSON.parse(sessionStorage.getItem(KEPT) ?? "null");
@@ -96,32 +131,50 @@ const remember = (one) =>
 
 // --- sound ----------------------------------------------------------------------------------------
 
+/** Never fails: who cannot speak may hear, and who cannot hear may read. Both is told. */
 async function startSound() {
-  if (!navigator.mediaDevices) {
-    throw new Error("This browser gives pages a microphone only by HTTPS or on this machine itself.");
+  let stream = null;
+  try {
+    stream = await microphone();
+  } catch (error) {
+    note(`${REFUSALS[error.name] ?? explained(error)} You can still write.`, "error");
   }
-  const stream = await navigator.mediaDevices.getUserMedia({
-    audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true },
-  });
   try {
     return await connect(new AudioContext({ sampleRate: RATE_HZ, latencyHint: "interactive" }), stream);
   } catch {
     // Firefox does not connect a microphone of another rate: then the worklets resample.
-    return connect(new AudioContext({ latencyHint: "interactive" }), stream);
   }
+  try {
+    return await connect(new AudioContext({ latencyHint: "interactive" }), stream);
+  } catch (error) {
+    stream?.getTracks().forEach((track) => track.stop());
+    note(`This browser gives no sound: ${explained(error)} You can still write.`, "error");
+    return null;
+  }
+}
+
+function microphone() {
+  if (!navigator.mediaDevices) {
+    throw new Error("This browser gives pages a microphone only by HTTPS or on this machine itself.");
+  }
+  return navigator.mediaDevices.getUserMedia({
+    audio: { channelCount: 1, echoCancellation: true, noiseSuppression: true, autoGainControl: true },
+  });
 }
 
 async function connect(context, stream) {
   try {
     await context.audioWorklet.addModule("/worklet.js");
-    const microphone = new AudioWorkletNode(context, "microphone", {
-      numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit",
-    });
-    context.createMediaStreamSource(stream).connect(microphone);
-    microphone.port.onmessage = ({ data }) => {
-      $("level").value = data.level;
-      if (!muted) call?.say(data.samples);
-    };
+    if (stream) {
+      const taken = new AudioWorkletNode(context, "microphone", {
+        numberOfOutputs: 0, channelCount: 1, channelCountMode: "explicit",
+      });
+      context.createMediaStreamSource(stream).connect(taken);
+      taken.port.onmessage = ({ data }) => {
+        $("level").value = muted ? 0 : data.level;
+        if (!muted) call?.say(data.samples);
+      };
+    }
     const speaker = new AudioWorkletNode(context, "speaker", { numberOfInputs: 0 });
     speaker.connect(context.destination);
     speaker.port.onmessage = ({ data }) => {
@@ -167,9 +220,7 @@ function happened({ kind, data }) {
     case "assistant_text":
     case "assistant_transcript":
       return void line(data.item_id, "assistant", "assistant", data.text);
-    case "assistant_heard":
-      if (!data.complete) entries.get(data.item_id)?.classList.add("cut");
-      return void 0;
+    case "assistant_heard": return void (data.complete || cut(entries.get(data.item_id), data.text ?? ""));
     case "assistant_audio_done": return later({ what: "end", head: data });
     case "assistant_turn_completed": return later({ what: "endTurn", turn: data.turn_id });
     case "interrupted":
@@ -186,7 +237,10 @@ function happened({ kind, data }) {
     case "session_reconnecting": return note(`The provider's connection is gone (${data.reason}); another is made.`);
     case "session_resumed": return note("The provider's connection stands again.");
     case "error": return note(`${data.code}: ${data.error}`, "error");
-    case "session_closed": return note(`The conversation is over (${data.reason}).`);
+    case "session_closed": {
+      const why = data.message ? ` ${data.message}` : "";
+      return note(`${ENDS[data.reason] ?? ENDS.client}${why}`, data.reason === "error" ? "error" : "note");
+    }
   }
 }
 
@@ -218,24 +272,45 @@ function line(key, kind, who, text) {
     const name = document.createElement("span");
     name.className = "who";
     name.textContent = who;
-    entry.append(name, document.createTextNode(""));
+    const rest = document.createElement("s");
+    rest.className = "unheard";
+    entry.append(name, document.createTextNode(""), rest);
     $("log").append(entry);
     if (key) entries.set(key, entry);
   }
-  entry.childNodes[1].data = text; // as text: whatever was said is no markup
+  entry.removeAttribute("aria-busy");
+  show(entry, text);
   entry.scrollIntoView({ block: "nearest" });
   return entry;
 }
 
 function grow(key, kind, who, delta, corrected) {
-  const entry = line(key, kind, who, entries.get(key)?.childNodes[1].data ?? "");
-  const before = entry.childNodes[1].data;
-  entry.childNodes[1].data = corrected ?? (before === "…" ? "" : before) + delta;
+  const before = entries.get(key)?.dataset.text ?? "";
+  const entry = line(key, kind, who, corrected ?? (before === "…" ? "" : before) + delta);
+  entry.setAttribute("aria-busy", "true"); // read out as a whole, not word by word
+}
+
+/** An answer that was interrupted: what nobody heard is struck out. */
+function cut(entry, heard) {
+  if (!entry) return;
+  entry.dataset.heard = heard;
+  entry.querySelector(".who").textContent = "assistant, interrupted";
+  entry.removeAttribute("aria-busy");
+  show(entry, entry.dataset.text);
+}
+
+/** As text: whatever was said is no markup. */
+function show(entry, text) {
+  entry.dataset.text = text;
+  const { heard } = entry.dataset;
+  const length = heard !== undefined && text.startsWith(heard) ? heard.length : text.length;
+  entry.childNodes[1].data = text.slice(0, length);
+  entry.childNodes[2].textContent = text.slice(length);
 }
 
 const note = (text, kind = "note") => void line(null, kind, "", text);
-const explained = (error) =>
-  error.name === "NotAllowedError" ? "The microphone was not allowed: allow it in the browser." : error.message;
+/** As a sentence. */
+const explained = ({ message }) => message.replace(/^./, (one) => one.toUpperCase()).replace(/[^.!?…]$/, "$&.");
 
 // --- hands ----------------------------------------------------------------------------------------
 
@@ -249,6 +324,7 @@ $("mute").onclick = () => {
 $("ask-key").onsubmit = (event) => {
   event.preventDefault();
   $("ask-key").hidden = true;
+  $("talk").focus();
   talk();
 };
 $("write").onsubmit = (event) => {
@@ -260,4 +336,4 @@ $("write").onsubmit = (event) => {
   call.command("send_text", { text }).catch((error) => note(explained(error), "error"));
 };
 addEventListener("online", () => call?.hurry());
-if (remembered()) $("talk").textContent = "Come back to the call";
+enable();

@@ -13,6 +13,7 @@ const COME_BACK = new Set([1001, 1005, 1006, 1011, 1012, 1013, 4000, 4429]);
 const FIRST_PAUSE_MS = 250;
 const LONGEST_PAUSE_MS = 5_000;
 const SILENCE_MS = 10_000; // then it is asked whether anybody is there; after twice that nobody is
+const OPEN = 1; // of a WebSocket
 const AFTER_SOUND = new Set(["commit_audio", "clear_audio", "close"]);
 
 /** A command that was refused, or a connection that was: `code` is one of the bus's. */
@@ -65,13 +66,13 @@ export class Call {
   /** As command, of a state that the next one replaces: not repeated, not waited for. */
   tell(command, data) {
     if (this.state === "on") {
-      this.socket.send(JSON.stringify({ v: 1, id: newId(), command, data }));
+      this.#put(JSON.stringify({ v: 1, id: newId(), command, data }));
     }
   }
 
   /** The caller's sound in the session's format: by default 16-bit samples, 24 kHz, mono. Not kept when away. */
   say(samples) {
-    if (this.state === "on") this.socket.send(samples);
+    if (this.state === "on") this.#put(samples);
   }
 
   /** Leave; the session goes on until its lease ends, unless `close` was commanded before. */
@@ -120,7 +121,7 @@ export class Call {
     };
     // Browsers tell it by onclose as well; Node 20 does not when nobody listens there.
     socket.onerror = () => {
-      if (socket === this.socket) this.#lost(1006, "no connection");
+      if (socket === this.socket) this.#lost(1006, `nobody answers at ${this.url}, or it does not let you in`);
     };
     clearInterval(this.looking);
     this.looking = setInterval(() => this.#look(), SILENCE_MS / 2);
@@ -172,7 +173,12 @@ export class Call {
 
   #send(one) {
     one.sent += 1;
-    this.socket.send(one.frame);
+    this.#put(one.frame);
+  }
+
+  /** One that is being closed takes nothing, and complains: commands are sent again on the next. */
+  #put(frame) {
+    if (this.socket.readyState === OPEN) this.socket.send(frame);
   }
 
   #settle(id, { ok, error, ...reply }) {
