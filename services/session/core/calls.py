@@ -29,7 +29,7 @@ from voicebus.bus.messages.work import Failure
 from voicebus.services.session.core import arguments as written
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
-from voicebus.services.session.core import responses
+from voicebus.services.session.core import items, responses
 from voicebus.services.session.core.draft import Draft, with_, without
 from voicebus.services.session.core.state import Batch, Call
 
@@ -408,7 +408,7 @@ def _delete(d: Draft, call_id: str) -> None:
 
 def _forget_item(d: Draft, item_id: str, call_id: str) -> None:
     if d.s.capabilities.delete and item_id:
-        d.ask(fx.DeleteItem(item_id), "delete_item", ref=item_id)
+        items.delete(d, item_id)
     else:
         d.ask(fx.AddOutput(call_id, _WITHDRAWN), "add_output", ref=call_id)
 

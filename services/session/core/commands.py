@@ -127,15 +127,22 @@ def _add_item(d: Draft, event: i.Commanded) -> None:
             f"add_item: call {call_id!r} gets its output by submit_tool_output, and only once",
         )
         return
+    item_id = item.get("id", event.command_id)
+    if not isinstance(item_id, str) or not item_id:
+        raise BadMessage("add_item: item.id must be a text that is not empty")
+    if item_id in d.s.items:
+        text = f"add_item: there is an item {item_id!r} already; leave id out to get a new one"
+        d.refuse(event.command_id, "conflict", text)
+        return
     if _has_more_than_text(item):
         # No transcript will tell a new connection what stood here.
         item = {"id": f"vbi_{d.s.next_event}", **item}
         d.s.given = with_(d.s.given, str(item["id"]), item)
         for oldest in list(d.s.given)[:-GIVEN_LIMIT]:
             d.s.given = without(d.s.given, oldest)
-    item_id = d.ask(fx.AddItem(item), "add_item", cause=event.command_id)
+    event_id = d.ask(fx.AddItem(item), "add_item", cause=event.command_id, ref=item.get("id"))
     if item.get("type") == "message":
-        items.asked(d, str(item.get("id", item_id)), str(item.get("role", "user")), _words(item))
+        items.asked(d, str(item.get("id", event_id)), str(item.get("role", "user")), _words(item))
     d.answer(event.command_id)
 
 

@@ -5,10 +5,13 @@ Transcripts come whenever they come: early, late, twice, never. They never chang
 
 from msgspec.structs import replace
 
+from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft, with_, without
 from voicebus.services.session.core.state import ItemRecord
 
+GONE = 64
+"""Ids of deleted items that are remembered."""
 LIMIT = 2_000
 """Items remembered; the oldest are forgotten first, as the provider's own context does."""
 
@@ -16,7 +19,7 @@ LIMIT = 2_000
 def added(d: Draft, event: i.ItemAdded) -> None:
     """An item stands in the conversation; again, it only becomes more complete."""
     item = event.item
-    if not item.item_id:
+    if not item.item_id or item.item_id in d.s.gone:
         return
     known = d.s.items.get(item.item_id)
     if known is None:
@@ -42,6 +45,10 @@ def added(d: Draft, event: i.ItemAdded) -> None:
             ours=False,
         )
     d.s.items = with_(d.s.items, item.item_id, record)
+    _limit(d)
+
+
+def _limit(d: Draft) -> None:
     if len(d.s.order) > LIMIT:
         oldest, d.s.order = d.s.order[0], d.s.order[1:]
         d.s.items = without(d.s.items, oldest)
@@ -50,10 +57,18 @@ def added(d: Draft, event: i.ItemAdded) -> None:
 def asked(d: Draft, item_id: str, role: str, text: str) -> None:
     """We asked for this item under an id of ours: it counts, whether the provider announces it or
     not. A connection that breaks before it does must not lose what the caller wrote."""
+    d.s.gone = tuple(other for other in d.s.gone if other != item_id)
     item = i.Item(item_id=item_id, type="message", role=role, text=text)
     record = ItemRecord(item=item, text=text, ours=True)
     d.s.items = with_(d.s.items, item_id, record)
     d.s.order = (*d.s.order, item_id)
+    _limit(d)
+
+
+def refused(d: Draft, item_id: str) -> None:
+    """The provider did not take it: no connection is told of it again."""
+    d.s.given = without(d.s.given, item_id)
+    deleted(d, item_id)
 
 
 def _renamed(d: Draft, item: i.Item) -> ItemRecord | None:
@@ -133,13 +148,21 @@ def is_transcribed(d: Draft, item_id: str) -> bool:
 
 def _known(d: Draft, item_id: str, role: str) -> ItemRecord | None:
     """The record of an item, begun here when its words come before its announcement."""
-    if item_id and item_id not in d.s.items:
+    if item_id not in d.s.items:
         added(d, i.ItemAdded(item=i.Item(item_id=item_id, type="message", role=role)))
     return d.s.items.get(item_id)
 
 
+def delete(d: Draft, item_id: str) -> None:
+    """Take it out of the provider's conversation, and out of what another connection is told."""
+    d.ask(fx.DeleteItem(item_id), "delete_item", ref=item_id)
+    deleted(d, item_id)
+
+
 def deleted(d: Draft, item_id: str) -> None:
-    """An item is gone."""
+    """An item is gone, or we have asked for that; a late word of it does not bring it back."""
+    if item_id and item_id not in d.s.gone:
+        d.s.gone = (*d.s.gone, item_id)[-GONE:]
     if item_id in d.s.items:
         d.s.items = without(d.s.items, item_id)
         d.s.order = tuple(other for other in d.s.order if other != item_id)

@@ -12,7 +12,7 @@ from voicebus.bus.messages.events import AssistantAudioDone, AssistantHeard
 from voicebus.bus.messages.sound import milliseconds
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
-from voicebus.services.session.core import responses
+from voicebus.services.session.core import items, responses
 from voicebus.services.session.core.draft import Draft, with_, without
 from voicebus.services.session.core.state import Hearing, Playback
 
@@ -88,7 +88,7 @@ def response_done(d: Draft, response_id: str) -> None:
     # Begun, and nothing of it reached anybody: it was not said.
     for item_id, came in response.items.items():
         if came == "silent":
-            d.ask(fx.DeleteItem(item_id), "delete_item", ref=item_id)
+            items.delete(d, item_id)
 
 
 def reported(d: Draft, item_id: str, content_index: int, played_ms: int, state: str) -> None:
@@ -205,7 +205,7 @@ def heard_now(d: Draft) -> None:
         elif playback.item_id not in deleted and d.s.capabilities.delete:
             # Truncating an item without sound is refused; what nobody heard was not said.
             deleted.add(playback.item_id)
-            d.ask(fx.DeleteItem(playback.item_id), "delete_item", ref=playback.item_id)
+            items.delete(d, playback.item_id)
         _settle(d, key, heard_ms, estimated=estimated)
 
 

@@ -294,6 +294,18 @@ def spoke(d: Draft, response_id: str, key: str, text: str, *, whole: bool) -> No
     d.s.responses = with_(d.s.responses, response_id, changed)
 
 
+def is_told(d: Draft, response_id: str, key: str, text: str) -> bool:
+    """Whether this whole text was published before; from now on it was."""
+    response = d.s.responses.get(response_id)
+    if response is None:
+        return False
+    if response.whole.get(key) == text:
+        return True
+    changed = replace(response, whole=with_(response.whole, key, text))
+    d.s.responses = with_(d.s.responses, response_id, changed)
+    return False
+
+
 def is_interrupted(d: Draft, response_id: str) -> bool:
     """Whether nobody wants to hear or read more of it."""
     response = d.s.responses.get(response_id)

@@ -59,6 +59,8 @@ class Response(Part, frozen=True, kw_only=True):
     """Its messages, and what came of each."""
     words: dict[str, str] = {}
     """The words spoken so far, by item and content index."""
+    whole: dict[str, str] = {}
+    """The whole texts that were published, written or spoken: told twice, each is said once."""
 
 
 class Playback(Part, frozen=True, kw_only=True):
@@ -267,6 +269,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     # conversation
     items: dict[str, ItemRecord] = {}
     order: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
+    """The last items that were deleted: what still comes of them begins nothing."""
 
     # lease and limits
     opened_us: int = 0

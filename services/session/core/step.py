@@ -206,8 +206,8 @@ def _response_over(d: Draft, event: i.ResponseDone) -> None:
 
 def _assistant_words(d: Draft, event: i.AssistantWords) -> None:
     responses.seen(d, event.response_id)
+    key = playback.key_of(event.item_id, event.content_index)
     if event.spoken:
-        key = playback.key_of(event.item_id, event.content_index)
         responses.spoke(d, event.response_id, key, event.text, whole=event.final)
     else:
         responses.mark(d, event.response_id, event.item_id, "written")
@@ -224,10 +224,12 @@ def _assistant_words(d: Draft, event: i.AssistantWords) -> None:
             )
         )
         return
-    if not responses.is_out_of_band(d, event.response_id) and not items.assistant_words(
-        d, event.item_id, event.content_index, event.text
-    ):
-        return  # said before
+    is_news = not responses.is_told(d, event.response_id, key, event.text)
+    if not responses.is_out_of_band(d, event.response_id):
+        of_item = items.assistant_words(d, event.item_id, event.content_index, event.text)
+        is_news = is_news and of_item
+    if not is_news:
+        return
     whole = AssistantTranscript if event.spoken else AssistantText
     d.publish(
         whole(
@@ -279,7 +281,7 @@ def _refused(d: Draft, event: i.ProviderRefused) -> None:
     if link.refused(d, event):
         return
     if asked is not None and asked.what in ("send_text", "add_item"):
-        items.deleted(d, event.event_id or "")
+        items.refused(d, asked.ref or event.event_id or "")
     d.publish(
         Error(code=event.code, error=event.message, recoverable=True, details=event.details),
         asked.cause if asked else None,

@@ -114,6 +114,25 @@ def test_the_output_of_a_call_is_not_added_past_its_batch() -> None:
     assert requests(effects) == []
 
 
+@pytest.mark.parametrize("item_id", [None, "", 5, ["x"]])
+def test_the_id_of_an_item_is_a_text(item_id: object) -> None:
+    effects = Stage().command("add_item", item={"id": item_id, "type": "message"})
+
+    assert replies(effects) == {"add_item-1": "bad_request"}
+
+
+def test_an_item_under_an_id_that_is_taken_is_refused() -> None:
+    stage = Stage()
+    item = {"id": "m1", "type": "message", "role": "user"}
+    stage.command("add_item", item=item)
+
+    effects = stage.command("add_item", item=item)
+
+    assert replies(effects) == {"add_item-2": "conflict"}
+    assert requests(effects) == []
+    assert stage.state.order == ("m1",)
+
+
 def test_push_to_talk_commits_after_the_last_frame_and_wants_an_answer() -> None:
     stage = Stage(MANUAL)
 

@@ -4,9 +4,21 @@ import itertools
 
 import pytest
 
+from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import items
-from voicebus.services.session.testing import Stage, created, events, message, spoken
+from voicebus.services.session.testing import (
+    Stage,
+    created,
+    events,
+    kinds,
+    message,
+    of,
+    refused,
+    sound,
+    speech_started,
+    spoken,
+)
 
 
 def added(
@@ -172,3 +184,54 @@ def test_pieces_of_what_is_transcribed_already_say_nothing_new() -> None:
 
     assert events(stage.play(words("u", "Hel", final=False))) == []
     assert stage.state.items["u"].text == "Hello"
+
+
+def test_what_a_client_adds_without_an_announcement_is_limited_too() -> None:
+    stage = Stage()
+    for number in range(items.LIMIT + 10):
+        stage.command("add_item", item={"id": f"i{number}", "type": "message"})
+
+    assert len(stage.state.items) == len(stage.state.order) == items.LIMIT
+
+
+def test_an_item_that_was_refused_is_forgotten_with_what_was_given() -> None:
+    stage = Stage()
+    image = {"type": "message", "content": [{"type": "input_image"}]}
+    stage.command("add_item", item=image)
+    (item_id,) = stage.state.order
+    assert list(stage.state.given) == [item_id]
+
+    stage.play(refused("invalid_value", stage.last_event_id))
+
+    assert (stage.state.order, stage.state.given) == ((), {})
+
+
+def test_what_nobody_heard_is_told_to_no_later_connection_whatever_still_comes_of_it() -> None:
+    stage = Stage()
+    stage.play(created(), *message(), spoken("One two "), sound(ms=1000), speech_started())
+    stage.command("report_playback", item_id="m1", played_ms=0, state="stopped")
+    assert of(stage.effects, fx.DeleteItem) == [fx.DeleteItem("m1")]
+
+    told = stage.play(spoken("One two three", final=True), added("m1", role="assistant"))
+
+    assert kinds(told) == ["assistant_transcript"]
+    assert (stage.state.order, stage.state.items) == ((), {})
+
+
+def test_only_the_last_deleted_items_are_remembered() -> None:
+    stage = Stage()
+    for number in range(items.GONE + 5):
+        stage.play(added(f"i{number}"), i.ItemDeleted(item_id=f"i{number}"))
+
+    assert len(stage.state.gone) == items.GONE
+    assert stage.state.order == ()
+
+
+def test_a_client_may_add_again_what_was_deleted() -> None:
+    stage = Stage()
+    stage.play(i.ItemDeleted(item_id="m1"))
+
+    stage.command("add_item", item={"id": "m1", "type": "message"})
+    stage.play(added("m1", text="Hi"))
+
+    assert stage.state.items["m1"].text == "Hi"

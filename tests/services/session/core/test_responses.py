@@ -32,6 +32,7 @@ from voicebus.services.session.testing import (
     spoken,
     tool,
     tool_ok,
+    wrote,
 )
 
 MANUAL = SessionConfig(turn_detection="none")
@@ -725,3 +726,21 @@ def test_what_came_of_an_item_is_remembered_with_its_words() -> None:
 
     stage.play(spoken("Once upon a time", final=True))
     assert stage.state.responses["r1"].words == {"m1/0": "Once upon a time"}
+
+
+def test_a_whole_text_that_comes_twice_is_told_once_also_out_of_band() -> None:
+    stage = Stage()
+    stage.command("create_response", overrides={"conversation": "none"})
+    stage.play(created("r1", stage.last_tag, out_of_band=True))
+
+    effects = stage.play(*(wrote(text, final=True) for text in ("Hi", "Hi", "Hi!", "Hi!")))
+
+    assert kinds(effects) == ["assistant_text", "assistant_text"]
+
+
+def test_a_whole_text_of_a_forgotten_response_is_told() -> None:
+    stage = Stage()
+    for number in range(responses.REMEMBERED + 3):
+        stage.play(created(f"r{number}"), done(f"r{number}"))
+
+    assert kinds(stage.play(wrote("late", "r0", "m0", final=True))) == ["assistant_text"]

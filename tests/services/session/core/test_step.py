@@ -237,6 +237,20 @@ def test_an_error_is_told_with_the_command_that_caused_it(meaning: str) -> None:
     assert told.cause == "add_item-1"
 
 
+@pytest.mark.parametrize("name", [{}, {"id": "mine"}])
+@pytest.mark.parametrize("kind", ["input_text", "input_image"])
+def test_an_item_that_was_refused_is_told_to_no_later_connection(
+    name: dict[str, str], kind: str
+) -> None:
+    stage = Stage()
+    item = {**name, "type": "message", "role": "user", "content": [{"type": kind, "text": "Hi"}]}
+    stage.command("add_item", item=item)
+
+    stage.play(refused("invalid_value", stage.last_event_id))
+
+    assert (stage.state.order, stage.state.items, stage.state.given) == ((), {}, {})
+
+
 def test_a_benign_error_is_nobodys() -> None:
     assert Stage().play(refused("response_cancel_not_active", None, "benign")) == []
 
