@@ -256,7 +256,7 @@ class Relay:
         parts = topics.parse(topic)
         try:
             moved = msgspec.json.decode(header)["data"]["transport"]
-        except (msgspec.DecodeError, KeyError, TypeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
             return
         if parts is not None:
             self._settle(parts.owner, moved)
@@ -380,7 +380,7 @@ class Relay:
     def _answered(self, name: str, shard: int, frames: Frames) -> None:
         try:
             reply = _replies.decode(frames[-1])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._log.warning("reply.dropped", why=str(error))
             return
         pending = self._pending.get((name, reply.id))

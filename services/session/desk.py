@@ -211,7 +211,7 @@ def _id_of(frames: Frames) -> str:
     """The id of a command that is otherwise wrong, so that its sender can tell which it was."""
     try:
         value = msgspec.json.decode(frames[0]) if frames else None
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
     found = value.get("id") if isinstance(value, dict) else None
     return found if isinstance(found, str) and len(found) <= 64 else ""

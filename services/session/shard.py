@@ -493,7 +493,7 @@ class Shard:
         """The health listener knows of a death before the next one is there."""
         try:
             report = msgspec.json.decode(raw, type=ProcessReport)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return
         role, _, number = report.process.rpartition("-")
         is_ours = report.what == "died" and role == "transport" and number.isdigit()
@@ -529,7 +529,7 @@ class Shard:
             return
         try:
             state = msgspec.json.decode(frames[1], type=RoleState)
-        except (msgspec.DecodeError, IndexError):
+        except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
             return
         role = (state.role, state.instance)
         if state.role == "transport":

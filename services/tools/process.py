@@ -135,7 +135,7 @@ class RunnerProcess:
         try:
             for body in self._splitter.feed(data):
                 self.on_message(self, pipe.UP.decode(body))
-        except (pipe.BadPipe, msgspec.DecodeError) as error:
+        except (pipe.BadPipe, msgspec.DecodeError, UnicodeDecodeError) as error:
             # Its tool has written over the link or its memory: nothing it says counts.
             self.tail.add(f"the runner's link carries nonsense: {error}\n".encode())
             self.loop.remove_reader(self.link)

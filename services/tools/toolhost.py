@@ -112,7 +112,7 @@ class Toolhost:
     def _cancelled(self, frames: list[bytes]) -> None:
         try:
             cancel = _cancels.decode(frames[1])
-        except (msgspec.DecodeError, IndexError):
+        except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
             self._runtime.count("bad_messages")
             return
         for call_id in cancel.call_ids:

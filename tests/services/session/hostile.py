@@ -150,8 +150,6 @@ class Script:
         """A frame of the provider's."""
         if self.rarely(0.03):
             return b'{"type":"session.updated","session":' + self.deep().encode() + b"}"
-        if self.rarely(0.03):
-            return bytes(self._chance.choices(range(256), k=20))
         frame = self.some(
             response_id=lambda: self.one_of("r1", "r2", "r3"),
             item_id=lambda: self.one_of("m1", "m2", "u1"),
@@ -172,7 +170,8 @@ class Script:
         )
         if isinstance(frame, dict):
             frame["type"] = self.anything() if self.rarely(0.02) else self.one_of(*KINDS)
-        return encode(frame)
+        raw = encode(frame)
+        return self.spoilt(raw) if self.rarely(0.05) else raw
 
     def turn(self) -> list[bytes]:
         """A response as it should be, with a call in it: it gives the odd something to disturb."""
@@ -281,6 +280,16 @@ class Script:
             ),
         )
 
+    def spoilt(self, raw: bytes) -> bytes:
+        """With some bytes exchanged, cut out or cut off."""
+        spoilt = bytearray(raw)
+        for _ in range(self._chance.randint(1, 3)):
+            at = self._chance.randrange(len(spoilt) or 1)
+            spoilt[at : at + self._chance.randint(0, 3)] = self.one_of(
+                b"", b"\xf6", b'"', b"\xff\xfe", b"{", b"\\ud800", b"1e999"
+            )
+        return bytes(spoilt[: self._chance.randint(0, len(spoilt))] if self.rarely() else spoilt)
+
     def next(self) -> Any:
         """A frame, a command, something else, a while of nothing, or another connection."""
         roll = self._chance.random()
@@ -295,7 +304,7 @@ class Script:
         if roll < 0.96:
             return self.one_of(0.1, 0.3, 1.0, 5.0, 15.0)
         if roll < 0.98:
-            return {"raw": bytes(self._chance.choices(range(256), k=20))}
+            return {"raw": self.spoilt(encode({"id": "command-0", **self.command()}))}
         return self.one_of("lost", "transport lost", "resumed")
 
 

@@ -143,6 +143,9 @@ def test_replies_are_forgotten_after_a_while() -> None:
         ([encode({"v": 2, "id": ID, "command": "ping"})], "protocol version 2"),
         ([b'"' + b"x" * (9 << 20) + b'"'], "the limit is"),
         ([b"[" * 100_000], "command: "),
+        ([b'"\xf6"'], "command: "),
+        ([b'{"id":"\xf6","command":"ping"}'], "command: not JSON"),
+        ([b'{"\xf6":1}'], "command: Object missing required field `id`"),
     ],
 )
 def test_what_is_no_command_is_refused_with_the_reason(frames: list[bytes], words: str) -> None:
