@@ -90,7 +90,7 @@ def _leave_connection(d: Draft, turn_reason: str) -> None:
         for create in wanted
         if not create.filler
     )
-    d.s.queue = (*again, *d.s.queue)
+    responses.want_again(d, *again)
 
 
 def redial(d: Draft, dial: fx.Dial) -> None:

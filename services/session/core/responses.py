@@ -84,6 +84,20 @@ def want(
     pump(d)
 
 
+def want_again(d: Draft, *creates: Create) -> None:
+    """What was asked for and did not come about is wanted as before, ahead of what waits. Automatic
+    ones coalesce here, too: one answer sees all outputs."""
+    queue = (*creates, *d.s.queue)
+    first = next((create for create in queue if create.automatic), None)
+    if first is not None:
+        for other in queue:
+            if other.automatic:
+                first = replace(first, tool_choice=_stricter(first.tool_choice, other.tool_choice))
+        others = [one for one in queue if not one.automatic or one.tag == first.tag]
+        queue = tuple(first if one.tag == first.tag else one for one in others)
+    d.s.queue = queue
+
+
 def bridge(d: Draft, overrides: dict[str, Any]) -> None:
     """Ask now for something to say while tools run, where `is_quiet`. It may call none itself."""
     _ask(
@@ -400,6 +414,8 @@ def _unannounced(d: Draft, event: i.ResponseDone) -> Response:
         started_us=d.now_us,
         seen_us=d.now_us,
     )
+    if not response.out_of_band:
+        d.s.unanswered = False
     d.publish(AssistantTurnStarted(turn_id=event.response_id), response.cause)
     return response
 
@@ -435,7 +451,7 @@ def _rate_limited(d: Draft, reset_ms: int, details: dict[str, Any], response: Re
         event_id=None,
         asked_us=0,
     )
-    d.s.queue = (again, *d.s.queue)
+    want_again(d, again)
 
 
 # --- refused ----------------------------------------------------------------------------------
@@ -499,7 +515,7 @@ def _already_active(d: Draft, event: i.ProviderRefused) -> None:
         not_before_us=0 if blocked else d.now_us + wait_us,
         refusals=0 if blocked else create.refusals + 1,
     )
-    d.s.queue = (again, *d.s.queue)
+    want_again(d, again)
 
 
 def _disown(d: Draft, event_id: str | None) -> Create | None:

@@ -14,6 +14,7 @@ from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import responses
 from voicebus.services.session.core.draft import Draft
+from voicebus.services.session.core.state import Create
 from voicebus.services.session.testing import (
     Stage,
     call,
@@ -744,3 +745,61 @@ def test_a_whole_text_of_a_forgotten_response_is_told() -> None:
         stage.play(created(f"r{number}"), done(f"r{number}"))
 
     assert kinds(stage.play(wrote("late", "r0", "m0", final=True))) == ["assistant_text"]
+
+
+def two_batches() -> Stage:
+    """The follow-up of one is asked for, that of the other waits behind it."""
+    stage = Stage(tools=[tool("a")])
+    for n in (1, 2):
+        stage.play(created(f"r{n}"), *call(f"r{n}", f"c{n}", "a"), done(f"r{n}"))
+    stage.play(tool_ok("c1"), tool_ok("c2"))
+    assert stage.state.creating is not None
+    assert len(stage.state.queue) == 1
+    return stage
+
+
+def test_an_automatic_create_that_is_wanted_again_coalesces_with_the_one_that_waits() -> None:
+    stage = two_batches()
+    assert stage.state.creating is not None
+    asked = stage.state.creating
+
+    stage.play(refused("already", asked.event_id, "already_active"))
+
+    assert [one.tag for one in of(stage.wait(1), fx.CreateResponse)] == [asked.tag]
+    assert stage.state.queue == ()
+
+
+def test_a_retry_of_an_automatic_create_coalesces_too_and_waits_for_its_hint() -> None:
+    stage = two_batches()
+    tag = stage.last_tag
+
+    stage.play(created("r3", tag), done("r3", "failed", rate_limited=True, retry_after_ms=5000))
+
+    (again,) = stage.state.queue
+    assert (again.tag, again.attempt) == (tag, 2)
+    assert of(stage.wait(4.9), fx.CreateResponse) == []
+    assert [one.tag for one in of(stage.wait(0.2), fx.CreateResponse)] == [tag]
+
+
+def test_a_follow_up_without_tools_stays_one_when_it_coalesces() -> None:
+    stage = Stage()
+    d = Draft(stage.state, stage.now_us)
+    waits = Create(tag="8", automatic=True, tool_choice="none")
+    d.s.queue = (Create(tag="7", automatic=False), waits)
+
+    responses.want_again(d, Create(tag="9", automatic=True))
+
+    assert d.s.queue == (
+        Create(tag="9", automatic=True, tool_choice="none"),
+        Create(tag="7", automatic=False),
+    )
+
+
+def test_an_answer_without_a_beginning_answers_the_turn_all_the_same() -> None:
+    stage = Stage()
+    stage.play(i.InputCommitted(item_id="u1"))
+    assert stage.state.unanswered
+
+    stage.play(done("r1"))
+
+    assert not stage.state.unanswered
