@@ -123,8 +123,12 @@ class Call:
 class Provider:
     """Listens on a port; `async with`. Confirms configurations unless told otherwise."""
 
-    def __init__(self, port: int, *, confirms: bool = True) -> None:
+    def __init__(
+        self, port: int, *, confirms: bool = True, expires_in_s: float | None = None
+    ) -> None:
+        """`expires_in_s`: how long each connection says that it lives; unsaid by default."""
         self._port = port
+        self._expires_in_s = expires_in_s
         self._confirms = confirms
         self._server: Server | None = None
         self.calls: list[Call] = []
@@ -144,7 +148,10 @@ class Provider:
         call = Call(socket)
         self.calls.append(call)
         self.changed.set()
-        await call.send(type="session.created", session={"id": f"sess_{len(self.calls)}"})
+        created: dict[str, Any] = {"id": f"sess_{len(self.calls)}"}
+        if self._expires_in_s is not None:
+            created["expires_at"] = int(time.time() + self._expires_in_s)
+        await call.send(type="session.created", session=created)
         await call.follow(confirms=self._confirms)
 
     async def __aenter__(self) -> Self:

@@ -238,7 +238,7 @@ async def test_a_call_that_the_provider_never_finished_asking_for_has_an_outcome
             await _heard(caller, "resp_d")
 
 
-@pytest.mark.parametrize("code", [1001, 1011])
+@pytest.mark.parametrize("code", [1001, 1011, 1012, 1013])
 async def test_a_provider_that_hangs_up_in_mid_answer_is_dialled_again(
     cell: Stack, code: int
 ) -> None:

@@ -10,7 +10,8 @@ from voicebus.services.simulator import server
 from voicebus.services.simulator.server import load_scenario
 
 ROOT = Path(__file__).parents[3]
-NUMBERS = [*range(1, 60), 69, 70, *range(74, 79)]
+NUMBERS = [*range(1, 71), *range(74, 79)]
+AT_A_PROVIDER_OF_THE_TESTS_OWN = {66, 67, 68}
 FOLDERS = (SCENARIOS, SCENARIOS.parent / "scenarios", server.SCENARIOS)
 _rows = re.findall(
     r"^\| (\d+) \| (?:.*?) \| (?:.*?) \| (.*?) \| (.*?) \| (.*?) \|$",
@@ -26,7 +27,7 @@ def test_the_table_has_every_number_once() -> None:
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_each_scenario_has_a_file_that_can_be_loaded_and_says_what_it_is(number: int) -> None:
-    assert _files[number]
+    assert bool(_files[number]) != (number in AT_A_PROVIDER_OF_THE_TESTS_OWN)
     for name in _files[number]:
         (path,) = [folder / f"{name}.toml" for folder in FOLDERS if _is_in(folder, name)]
         assert load_scenario(str(path)).about
