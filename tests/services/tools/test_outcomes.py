@@ -19,6 +19,9 @@ from tests.services.tools.conftest import Cell
 DEEDS = str(Path(__file__).parent / "samples" / "deeds.py")
 PAGE = Path(voicebus.__file__).parents[2] / "docs" / "tools.md"
 EFFECTS = ("none", "idempotent", "once")
+TIME_S = 10.0
+"""What a deed has: enough to begin, to start fifty processes or to make 100 MB on a machine that
+others use; those that never end take all of it."""
 REFUSED = "gets_wrong_arguments"
 
 
@@ -119,7 +122,7 @@ def test_the_page_tells_of_every_deed_that_is_tried() -> None:
 @pytest.mark.parametrize("effects", EFFECTS)
 async def test_calls_that_end_by_themselves(folder: Path, effects: str) -> None:
     (folder / "go").touch()
-    async with pool(folder, effects, timeout_s=4) as cell:
+    async with pool(folder, effects, timeout_s=TIME_S) as cell:
         found = await ended(cell, folder, submit(cell), lambda _deed: 1)
 
     assert found == TABLE["by itself"]
@@ -139,7 +142,7 @@ async def test_calls_that_are_cancelled(folder: Path, effects: str) -> None:
 
 @pytest.mark.parametrize("effects", EFFECTS)
 async def test_calls_whose_time_is_up(folder: Path, effects: str) -> None:
-    async with pool(folder, effects, timeout_s=4) as cell:
+    async with pool(folder, effects, timeout_s=TIME_S) as cell:
         found = await ended(cell, folder, submit(cell), lambda _deed: 1)
 
     assert found == TABLE["past its deadline"]
@@ -147,7 +150,7 @@ async def test_calls_whose_time_is_up(folder: Path, effects: str) -> None:
 
 @pytest.mark.parametrize("effects", EFFECTS)
 async def test_calls_whose_host_is_killed(folder: Path, effects: str) -> None:
-    async with pool(folder, effects, timeout_s=8) as cell:
+    async with pool(folder, effects, timeout_s=TIME_S) as cell:
         calls = submit(cell)
         await all_run(cell, folder, calls)
         cell.kill("toolhost-0")
@@ -160,7 +163,7 @@ async def test_calls_whose_host_is_killed(folder: Path, effects: str) -> None:
 
 @pytest.mark.parametrize("effects", EFFECTS)
 async def test_calls_whose_dispatcher_is_restarted(folder: Path, effects: str) -> None:
-    async with pool(folder, effects, timeout_s=8) as cell:
+    async with pool(folder, effects, timeout_s=TIME_S) as cell:
         calls = submit(cell)
         await all_run(cell, folder, calls)
         cell.kill("dispatcher-0")
