@@ -40,6 +40,7 @@ from voicebus.cli.chaos_talk import (
 from voicebus.cli.options import AsJson, RunDir
 from voicebus.cli.problems import Problem
 from voicebus.client import RealtimeClient
+from voicebus.config import extras
 from voicebus.services.session.archive import Archive
 
 DOUBLE_SHARE = 0.2
@@ -109,7 +110,7 @@ def _own(folder: Path, seconds: float, result: Result) -> None:
     port, wire_port, door = chaos_stack.free_ports(3)
     gateway_port = door if chaos_stack.has_web() else None
     if gateway_port is None:
-        _tell("without a gateway: pip install 'voicebus[web]'")
+        _tell(f"without a gateway; to have one: {extras.how_to_get('web')}")
     _tell("starting a stack of its own")
     wish = chaos_stack.wish(folder, port, wire_port)
     stack.start(chaos_stack.with_doors(wish, folder, gateway_port))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import random
 import shutil
@@ -12,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from voicebus.cli.plan import Wish
+from voicebus.config import extras
 
 TOOLS = Path(__file__).with_name("chaos_tools.py")
 SCENARIO = """
@@ -104,7 +104,7 @@ class Wire:
 
 def has_web() -> bool:
     """Whether the gateway's packages are installed (extra `web`)."""
-    return all(importlib.util.find_spec(name) for name in ("starlette", "uvicorn"))
+    return not extras.lacking(extras.WEB)
 
 
 def recordings(run_dir: Path) -> Path:

@@ -20,9 +20,9 @@ from voicebus.bus.endpoints import BadRunFolder
 from voicebus.cli import folders, processes, stack
 from voicebus.cli.options import AsJson, RunDir
 from voicebus.cli.plan import KEY, KEY_FILE
-from voicebus.config import loader
+from voicebus.config import extras, loader
 from voicebus.config.loader import BadSettings
-from voicebus.config.settings import SECTIONS
+from voicebus.config.settings import SECTIONS, GatewaySettings
 
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+) *>= *(?P<least>[\d.]+)")
 NEWEST_TRIED = (3, 13)
@@ -64,6 +64,7 @@ def examine(run_dir: Path | None, environment: Mapping[str, str]) -> Iterator[Fi
     yield _cores()
     yield _speech_packages()
     yield _voice()
+    yield from _gateway(environment)
     yield _key(environment)
 
 
@@ -77,7 +78,8 @@ def _python() -> Finding:
 def _packages() -> Finding:
     lacking = _lacking(extra=None)
     if lacking:
-        fix = "pip install --upgrade voicebus (in a checkout: pip install -e .)"
+        pip = f"{sys.executable} -m pip install"
+        fix = f"{pip} --upgrade voicebus (in a checkout: {pip} -e .)"
         return Finding("packages", "missing", "lacking: " + ", ".join(lacking), fix)
     return Finding("packages", "ok", "all there")
 
@@ -199,7 +201,7 @@ def _speech_packages() -> Finding:
             "speech",
             "warning",
             f"lacking: {', '.join(lacking)}; the simulator neither hears nor speaks",
-            "pip install 'voicebus[speech]' (in a checkout: pip install -e '.[speech]')",
+            extras.how_to_get("speech"),
         )
     return Finding("speech", "ok", "the simulator hears")
 
@@ -214,6 +216,20 @@ def _voice() -> Finding:
             "Debian: apt-get install flite; macOS: brew install flite",
         )
     return Finding("flite", "ok", path)
+
+
+def _gateway(environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Only where it is wanted."""
+    try:
+        _, gateway = loader.load(GatewaySettings, environment, {})
+    except BadSettings:
+        return  # told already
+    absent = extras.lacking(extras.WEB) if gateway.bind else []
+    if absent:
+        found = f"[gateway] bind is set; lacking: {', '.join(absent)}"
+        yield Finding("gateway", "missing", found, extras.how_to_get("web"))
+    elif gateway.bind:
+        yield Finding("gateway", "ok", gateway.page or "")
 
 
 def _key(environment: Mapping[str, str]) -> Finding:

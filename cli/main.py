@@ -21,10 +21,11 @@ class Verb(NamedTuple):
 
     name: str
     help: str
+    """In the list of all verbs; a verb's own help is the docstring of its function."""
 
 
 VERBS = (
-    Verb("demo", "Show all of it without a key: question, tool, answer, interrupt, summary."),
+    Verb("demo", "Show all of it without a key: question, tool, interruption."),
     Verb("up", "Start all processes; return when each of them is ready."),
     Verb("down", "Stop all processes in order; leave nothing behind."),
     Verb("status", "Show name, state and pid of each process."),
@@ -32,16 +33,16 @@ VERBS = (
     Verb("talk", "Hold a conversation with text or sound; print each event."),
     Verb("tail", "Print events as they come, of one session or of all."),
     Verb("restart", "Restart roles one after the other while calls go on."),
-    Verb("audit", "Prove from the journal that nothing was lost, repeated or run twice."),
-    Verb("replay", "Decide a recorded conversation again, and show what would be different."),
+    Verb("audit", "Prove from the journal that nothing was lost or repeated."),
+    Verb("replay", "Decide a recorded conversation again; show what would differ."),
     Verb("forget", "Leave no word of a conversation behind."),
-    Verb("keys", "Make and list the keys of programs elsewhere, and what they may do."),
-    Verb("chaos", "Kill and freeze processes at random while conversations go on; report."),
-    Verb("soak", "Hold conversations for an hour, and see whether memory or descriptors grow."),
-    Verb("schema", "Print the protocol's schemas, as a session process serves them."),
+    Verb("keys", "Make and list keys of programs elsewhere, and their rights."),
+    Verb("chaos", "Kill and freeze processes while conversations go on; report."),
+    Verb("soak", "Hold conversations for an hour; see whether memory grows."),
+    Verb("schema", "Print the protocol's schemas, as a session process has them."),
     Verb("endpoints", "Print the address of each socket."),
-    Verb("bench", "Measure what this machine can do: sessions, ages of sound, CPU and memory."),
-    Verb("worker", "Check whether a worker, in whatever language, keeps the worker protocol."),
+    Verb("bench", "Measure what this machine can do: sessions, sound, CPU."),
+    Verb("worker", "Check whether a worker in any language keeps the protocol."),
     Verb("doctor", "Check what is needed, and say how to get what is missing."),
 )
 
@@ -64,7 +65,7 @@ def build(arguments: list[str]) -> typer.Typer:
     wanted = next((word for word in arguments if not word.startswith("-")), None)
     for verb in VERBS:
         target = _load(verb) if verb.name == wanted else _not_loaded
-        app.command(verb.name, help=verb.help)(target)
+        app.command(verb.name, short_help=verb.help)(target)
     return app
 
 

@@ -65,6 +65,8 @@ class Plan:
     provider: str
     """The provider's address, for people."""
     simulator: bool
+    page: str | None = None
+    """Where browsers find the gateway, if there is one."""
 
     @property
     def run_dir(self) -> Path:
@@ -148,6 +150,7 @@ def make(wish: Wish) -> Plan:
         key=key,
         provider=given.get(PROVIDER_URL, transport.provider_url),
         simulator=use_simulator,
+        page=gateway.page,
     )
 
 

@@ -21,6 +21,7 @@ from voicebus.cli.chaos_stack import Wire
 from voicebus.cli.chaos_talk import PATIENCE_S, TURN_S, Talker, by_bus
 from voicebus.cli.problems import Problem
 from voicebus.client import RealtimeClient
+from voicebus.config import extras
 from voicebus.services.supervisor import Supervisor
 
 SAMPLE_S = 5.0
@@ -174,7 +175,7 @@ def draw(samples: Sequence[Sample], path: Path) -> bool:
     try:
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError:
-        _tell("no picture: pip install 'voicebus[bench]'")
+        _tell(f"no picture without matplotlib: {extras.how_to_get('bench')}")
         return False
     figure = Figure(figsize=(10, 7))
     upper, lower = figure.subplots(2, 1, sharex=True)

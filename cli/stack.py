@@ -65,6 +65,8 @@ class StackStatus:
     processes: tuple[ProcessStatus, ...]
     provider: str | None = None
     """Its address; known to whoever started it."""
+    page: str | None = None
+    """Of the gateway, where there is one; known to whoever started it."""
 
     @property
     def is_running(self) -> bool:
@@ -234,6 +236,7 @@ async def _wait_ready(
             ProcessStatus(name=name, state="ready", pid=states[name].pid) for name in expected
         ),
         provider=planned.provider,
+        page=planned.page,
     )
 
 

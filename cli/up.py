@@ -62,6 +62,8 @@ def up(
     print(f"Voicebus is ready: {names}")
     print(f"  run folder  {started.run_dir}")
     print(f"  provider    {started.provider}")
+    if started.page is not None:
+        print(f"  page        {started.page}")
     print(f'  next        voicebus talk{where} --text "What time is it?"')
     print(f"  stop        voicebus down{where}")
 

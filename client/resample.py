@@ -7,6 +7,7 @@ from voicebus.bus.messages.sound import RATE_HZ
 from voicebus.client.errors import BadSound
 from voicebus.client.g711 import to_pcm16
 from voicebus.client.sound import Heard, Sound, SoundEnd, SoundFlush
+from voicebus.config import extras
 
 LOWEST_HZ, HIGHEST_HZ = 4_000, 192_000
 
@@ -25,7 +26,7 @@ class Resampler:
         except ImportError:
             raise BadSound(
                 f"sound at {from_hz} Hz has to be resampled to {to_hz} Hz, and the package that "
-                "can is not installed: pip install 'voicebus[audio]'"
+                f"can is not installed: {extras.how_to_get('audio')}"
             ) from None
         self.from_hz, self.to_hz = from_hz, to_hz
         self._numpy: Any = numpy

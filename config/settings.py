@@ -194,7 +194,7 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     connections_per_s: Count = 20
     """From one address."""
     open_timeout_s: Seconds = 10.0
-    """For the request, and again for the first frame."""
+    """For each HTTP request as a whole, and again for the first frame of a WebSocket."""
     max_message_bytes: Count = 256 * 1024
     """One frame of a caller's; of twice that the connection is closed at once."""
     commands_per_s: Count = 50
@@ -207,6 +207,17 @@ class GatewaySettings(Settings, frozen=True, kw_only=True):
     """Sound that waits for a slow caller; then the oldest is dropped, and the caller told."""
     queue_events: Count = 2000
     """Events that wait for a slow caller; then it has to come back and have them replayed."""
+
+    @property
+    def page(self) -> str | None:
+        """Where browsers on this machine find it; None if it is off."""
+        if not self.bind:
+            return None
+        host = self.bind.strip("[]")
+        if host in ("0.0.0.0", "::"):
+            host = "localhost"
+        scheme = "http" if self.tls_cert is None else "https"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
 
 class RecorderSettings(Settings, frozen=True, kw_only=True):

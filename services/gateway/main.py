@@ -5,16 +5,15 @@ import os
 import secrets
 import stat
 import tomllib
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
 from voicebus.client import RealtimeClient
+from voicebus.config import extras
 from voicebus.config.settings import GatewaySettings
 from voicebus.services.gateway import doors, protocol
 from voicebus.services.runtime import CannotStart, Runtime, run
 
-PACKAGES = ("starlette", "uvicorn")
 LEAST_KEY = 16
 LEAVE_S = 2.5
 """For telling callers to come back; supervisord waits five."""
@@ -22,10 +21,10 @@ LEAVE_S = 2.5
 
 def check(settings: GatewaySettings) -> tuple[doors.Policy, protocol.Allowed]:
     """What the settings allow. Raises CannotStart, whose text says what to do."""
-    absent = [name for name in PACKAGES if find_spec(name) is None]
+    absent = extras.lacking(extras.WEB)
     if absent:
         raise CannotStart(
-            f"the gateway needs {', '.join(absent)}; install: pip install 'voicebus[web]'"
+            f"the gateway needs {' and '.join(absent)}; get it with: {extras.how_to_get('web')}"
         )
     if not settings.bind:
         raise CannotStart("[gateway] bind is not set: name the address to listen on")

@@ -11,6 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from voicebus.config import extras
 from voicebus.config.settings import GatewaySettings
 from voicebus.services.runtime import CannotStart
 
@@ -51,7 +52,7 @@ class Server(uvicorn.Server):
         why = "it ended at once" if error is None else f"{type(error).__name__}: {error}"
         raise CannotStart(
             f"the web server (uvicorn {uvicorn.__version__}) did not start: {why}; look whether "
-            "another version of it does: pip install --upgrade 'voicebus[web]'"
+            f"another version of it does: {extras.how_to_get('web')} --upgrade"
         ) from error
 
 

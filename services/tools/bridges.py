@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from voicebus.config import extras
 from voicebus.services.runtime import CannotStart
 from voicebus.services.tools.pool import Log
 
@@ -24,7 +25,7 @@ class Bridges:
         """Raises CannotStart when there are servers and no SDK."""
         if names and importlib.util.find_spec("mcp") is None:
             raise CannotStart(
-                f"[mcp.{names[0]}] in tools.toml needs the MCP SDK: pip install 'voicebus[mcp]'"
+                f"[mcp.{names[0]}] in tools.toml needs the MCP SDK: {extras.how_to_get('mcp')}"
             )
         self._log = log
         self._tasks = [

@@ -1,3 +1,4 @@
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import pytest
 
 from voicebus.cli import doctor, stack
 from voicebus.cli.doctor import Finding
+from voicebus.config import extras
 from voicebus.services.supervisor import Supervisor
 
 Start = Callable[..., stack.StackStatus]
@@ -71,3 +73,16 @@ def test_processes_that_are_not_ready_are_named(start: Start, run_dir: Path) -> 
 
     assert examine(run_dir)["processes"].found == "session-0 is stopped"
     stack.stop(run_dir)
+
+
+def test_the_gateways_packages_are_missed_only_where_it_is_wanted(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extras, "WEB", ("no_such_package",))
+
+    found = examine(run_dir, VOICEBUS_GATEWAY_BIND="127.0.0.1")["gateway"]
+    assert (found.verdict, found.fix) == (
+        "missing",
+        f"{sys.executable} -m pip install 'voicebus[web]'",
+    )
+    assert "gateway" not in examine(run_dir)

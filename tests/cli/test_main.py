@@ -33,6 +33,7 @@ def test_help_names_every_verb_and_loads_none_of_them() -> None:
     assert done.returncode == 0
     for verb in VERBS:
         assert f"  {verb.name} " in done.stdout
+        assert verb.help in done.stdout, "it is cut off"
     modules = subprocess.run(
         [
             sys.executable, "-P", "-c",
@@ -52,6 +53,12 @@ def test_every_verb_has_its_own_help(verb: str) -> None:
 
     assert done.returncode == 0
     assert f"voicebus {verb}" in done.stdout
+
+
+def test_a_verbs_own_help_says_more_than_the_list() -> None:
+    told = " ".join(voicebus("audit", "--help").stdout.split())
+
+    assert "Exit code 0 when all of it holds, 1 with each fault on a line." in told
 
 
 @pytest.mark.parametrize(

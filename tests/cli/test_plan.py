@@ -213,3 +213,20 @@ def test_a_deep_checkout_gets_a_short_run_folder_unless_one_was_chosen(
     assert len(str(planned.run_dir)) < 60
     assert planned.run_dir == plan.make(Wish(environment={})).run_dir
     assert planned.environment["VOICEBUS_DATA"] == f"{deep}/var/data"
+
+
+@pytest.mark.parametrize(
+    ("settings", "page"),
+    [
+        ({}, None),
+        ({"BIND": "127.0.0.1"}, "http://127.0.0.1:8080/"),
+        ({"BIND": "[::1]", "PORT": "81"}, "http://[::1]:81/"),
+        ({"BIND": "0.0.0.0", "TLS_CERT": "c.pem"}, "https://localhost:8080/"),
+    ],
+)
+def test_who_opens_the_gateway_is_told_where_its_page_is(
+    run_dir: Path, settings: dict[str, str], page: str | None
+) -> None:
+    environment = {f"VOICEBUS_GATEWAY_{name}": value for name, value in settings.items()}
+
+    assert made(run_dir, environment=environment).page == page
