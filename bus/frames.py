@@ -44,3 +44,16 @@ class Codec(Generic[M]):
     def encode(header: M, *payload: bytes) -> list[bytes]:
         """The frames to send."""
         return [encode(header), *payload]
+
+
+def id_of(frames: Sequence[bytes]) -> str:
+    """The id of a command that is otherwise wrong, so that its sender can tell which it was.
+
+    Empty where none can be read. Raises nothing, whatever the bytes are.
+    """
+    try:
+        value = msgspec.json.decode(frames[0]) if frames else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    found = value.get("id") if isinstance(value, dict) else None
+    return found if isinstance(found, str) and len(found) <= 64 else ""

@@ -10,7 +10,7 @@ import msgspec
 
 from voicebus.bus import curve, ids, topics
 from voicebus.bus.depth import VALUE_DEPTH_LIMIT
-from voicebus.bus.frames import Codec
+from voicebus.bus.frames import Codec, id_of
 from voicebus.bus.messages.base import BadMessage, encode
 from voicebus.bus.messages.commands import RETRY, Command, CommandError, ErrorCode, Reply
 from voicebus.bus.messages.remote import SubscriptionRefused
@@ -282,7 +282,7 @@ class Relay:
         try:
             command, _ = _commands.decode(frames)
         except BadMessage as error:
-            self._refuse(route, "", "bad_request", str(error))
+            self._refuse(route, id_of(frames), "bad_request", str(error))
             return
         client = self._by_name.get(name)
         if client is None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from voicebus.bus.depth import VALUE_DEPTH_LIMIT
-from voicebus.bus.frames import Codec
+from voicebus.bus.frames import Codec, id_of
 from voicebus.bus.messages import commands as c
 from voicebus.bus.messages.base import BadMessage, convert, encode
 from voicebus.bus.messages.commands import RETRY, Command, CommandError, ErrorCode, Reply
@@ -89,7 +89,7 @@ class Desk:
         try:
             command, _ = _commands.decode(frames)
         except BadMessage as error:
-            self._refuse_unread(route, _id_of(frames), str(error))
+            self._refuse_unread(route, id_of(frames), str(error))
             return None
         if command.v != 1:
             self._refuse_unread(route, command.id, f"protocol version {command.v}; this is 1")
@@ -205,16 +205,6 @@ class Desk:
 
 def _key(command: Command) -> Key:
     return (command.session_id or "", command.command, command.id)
-
-
-def _id_of(frames: Frames) -> str:
-    """The id of a command that is otherwise wrong, so that its sender can tell which it was."""
-    try:
-        value = msgspec.json.decode(frames[0]) if frames else None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
-    found = value.get("id") if isinstance(value, dict) else None
-    return found if isinstance(found, str) and len(found) <= 64 else ""
 
 
 def typed(command: Command) -> Any:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voicebus.bus.frames import Codec
+from voicebus.bus.frames import Codec, id_of
 from voicebus.bus.messages import link, work
 from voicebus.bus.messages.base import HEADER_LIMIT_BYTES, BadMessage
 from voicebus.bus.messages.link import Ack, Hello, SendFrame
@@ -98,3 +98,23 @@ def test_no_json_object_raises_anything_else(
         codec.decode([msgspec.json.encode({"kind": kind, **fields})])
     except BadMessage:
         return
+
+
+@pytest.mark.parametrize(
+    ("raw", "id"),
+    [
+        (b'{"id":"abcdefgh","command":7}', "abcdefgh"),
+        (b'{"id":7}', ""),
+        (b'{"id":"' + b"x" * 65 + b'"}', ""),
+        (b"[]", ""),
+        (b"nonsense", ""),
+        (b'"\x9d"', ""),
+        (b'{"id":"abcdefgh","x":' + b"[" * 100_000, ""),
+    ],
+)
+def test_the_id_of_a_wrong_command_is_found_where_there_is_one(raw: bytes, id: str) -> None:
+    assert id_of([raw]) == id
+
+
+def test_without_a_frame_there_is_no_id() -> None:
+    assert id_of([]) == ""

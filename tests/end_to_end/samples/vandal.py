@@ -76,6 +76,7 @@ def rubbish() -> list[bytes]:
             nearly_right(),
             nearly_right(),
             noise(chance.choice(SIZES)),
+            b'"%b"' % noise(chance.choice(SIZES)),
             NESTED,
             b"{}",
             b"null",

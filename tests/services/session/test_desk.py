@@ -4,6 +4,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voicebus.bus.messages.base import BadMessage, encode
 from voicebus.bus.messages.commands import Command, Reply
@@ -154,6 +156,15 @@ def test_what_is_no_command_is_refused_with_the_reason(frames: list[bytes], word
     assert table.desk.take(A, frames) is None
 
     assert words in table.refusal()
+    assert table.refusal().startswith("bad_request")
+
+
+@given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda raw: b'"' + raw + b'"'))
+def test_whatever_the_bytes_are_there_is_one_reply(raw: bytes) -> None:
+    table = Table()
+
+    table.desk.take(A, [raw])
+
     assert table.refusal().startswith("bad_request")
 
 
