@@ -150,6 +150,8 @@ class Shard:
                 transport.send(link.Ack(sessions={}))
                 if self._homes.is_gone(transport.transport, time.monotonic()):
                     self._without(transport.transport)
+            # Costs nothing while the dispatcher knows us; else somebody else has said to be us.
+            self.pool.follow()
             self._desk.forget_old()
             self._writer.retry()
             if ticks % 10 == 0:

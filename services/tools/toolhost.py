@@ -110,13 +110,11 @@ class Toolhost:
         return self._memberships[self.pool.lane_of(key)]
 
     def _cancelled(self, frames: list[bytes]) -> None:
-        try:
+        # What is not understood is not for us: the welcome to our own subscription, newer words.
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, IndexError):
             cancel = _cancels.decode(frames[1])
-        except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
-            self._runtime.count("bad_messages")
-            return
-        for call_id in cancel.call_ids:
-            self.pool.cancel((cancel.session_id, call_id), cancel.reason)
+            for call_id in cancel.call_ids:
+                self.pool.cancel((cancel.session_id, call_id), cancel.reason)
 
 
 def _publishers(runtime: Runtime[Any]) -> list[str]:

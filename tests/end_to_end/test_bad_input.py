@@ -1,7 +1,10 @@
 """Bad input on every socket: a clear answer, and nobody else notices."""
 
+import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -10,9 +13,11 @@ import pytest
 from tests.end_to_end.cells import SCENARIO
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Line, Scene, scene
+from voicebus.bus import testing
 from voicebus.bus.sockets import Dealer, Frames
 from voicebus.cli.testing import Stack
 
+WORKER = Path(__file__).parents[2] / "examples" / "workers" / "short.py"
 UNKNOWN_SESSION = "s0-01hzzzzzzzzzzzzzzzzzzzzzzz"
 
 
@@ -239,3 +244,37 @@ async def test_the_output_of_a_call_that_nobody_made_is_refused(cell: Stack) -> 
 
         assert code == "conflict"
         assert "nope" in text
+
+
+async def test_who_says_to_be_a_session_process_takes_its_place_for_a_moment_only(
+    cell: Stack,
+) -> None:
+    """It would have all news of the tool pool, and the session process none, for good."""
+    async with scene(cell) as on:
+        heard: list[Frames] = []
+        stranger = on.sockets.dealer(cell.endpoints.calls, heard.append, name="stranger")
+        stranger.send([msgspec.json.encode({"kind": "follow", "shard": 0, "inc": "forged"})])
+
+        command = [sys.executable, "-P", str(WORKER), str(cell.run_dir)]
+        worker = await asyncio.create_subprocess_exec(*command)
+        try:
+            async with asyncio.timeout(20):
+                while "shout" not in await _tools(on):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        finally:
+            worker.kill()
+            await worker.wait()
+        assert heard
+
+
+async def _tools(on: Scene) -> list[str]:
+    tools = (await on.line.ask("catalogue"))["data"]["tools"]
+    return [tool["name"] for tool in tools]
+
+
+async def test_the_welcome_to_a_hosts_own_subscription_is_no_bad_message(cell: Stack) -> None:
+    state = await testing.next_state(
+        cell.endpoints, "toolhost", 0, lambda one: one.state == "ready"
+    )
+
+    assert "bad_messages" not in state.counters
