@@ -105,15 +105,15 @@ def _whole_event(kind: str) -> str:
 
 def _sockets() -> str:
     lines = [
-        "| traffic | Voicebus | you | who binds | endpoint | topic | frames |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| traffic | Voicebus | you | who binds | endpoint | topic | frames | in `schemas/` |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for plane in PLANES:
         topic = f"`{plane.address}`" if plane.address else "none"
         frames = " · ".join(plane.frames)
         lines.append(
             f"| {plane.name} | {plane.socket} | {plane.peer} | {plane.binds} "
-            f"| `{plane.endpoint}` | {topic} | {frames} |"
+            f"| `{plane.endpoint}` | {topic} | {frames} | `{plane.file}` |"
         )
     lines.append("")
     lines += [f"- **{one.name}**: {one.why}." for one in PLANES if "way back" not in one.why]

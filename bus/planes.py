@@ -102,6 +102,21 @@ PLANES: tuple[Plane, ...] = (
         "process that restarts does not stop it",
     ),
     Plane(
+        name="caller-audio",
+        does="send",
+        socket="XPUB",
+        peer="SUB",
+        binds="transport",
+        connects="recorders",
+        endpoint="transport-<n>.audio-out",
+        address="audio/{session_id}/in",
+        frames=("topic", "header", "samples"),
+        file="sound.json",
+        messages={"caller_audio": sound.CallerAudio},
+        why="what the caller said, as it came, while somebody subscribes; on the socket of the "
+        "assistant's sound, so that a recorder needs one",
+    ),
+    Plane(
         name="audio-in",
         does="receive",
         socket="ROUTER",
@@ -203,7 +218,7 @@ PLANES: tuple[Plane, ...] = (
         why="the way back of the same socket",
     ),
     Plane(
-        name="calls-up",
+        name="calls-down",
         does="receive",
         socket="ROUTER",
         peer="DEALER",
@@ -216,7 +231,7 @@ PLANES: tuple[Plane, ...] = (
         why="calls are submitted again by id after a loss, so that a queue on disk is not needed",
     ),
     Plane(
-        name="calls-down",
+        name="calls-up",
         does="send",
         socket="ROUTER",
         peer="DEALER",

@@ -177,7 +177,11 @@ SAMPLES: dict[str, Any] = {
     "inc": "9f3a11c2",
     "instance": 0,
     "instructions": "Be brief.",
-    "item": {"type": "message", "role": "user", "content": [{"type": "text", "text": "Hello."}]},
+    "item": {
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": "Hello."}],
+    },
     "item_id": "item_004",
     "lag_ms": 0.4,
     "limit": 200,
@@ -222,6 +226,14 @@ SAMPLES: dict[str, Any] = {
 BY_TYPE: dict[tuple[str, str], Any] = {
     ("Open", "config"): {"instructions": "Be brief.", "tools": ["get_weather"]},
     ("Update", "config"): {"instructions": "Answer in German."},
+    ("SubscriptionRefused", "client"): "kiosk",
+    ("SubscriptionRefused", "topic"): "raw/",
+    ("SubscriptionRefused", "code"): "not_allowed",
+    ("SubscriptionRefused", "message"): "client 'kiosk' may not subscribe to 'raw/' "
+    "(lanes: event, audio; sessions: own)",
+    ("Schema", "name"): "events.json",
+    ("RawFrame", "kind"): "response.created",
+    ("RawFrame", "dir"): "up",
     ("CommandError", "code"): "busy",
     ("CommandError", "retry"): True,
     ("CommandError", "message"): "64 commands of this client already wait for their replies",

@@ -213,6 +213,8 @@ class AddItem(Message, frozen=True, kw_only=True):
     """Put a message, image or piece of history into the conversation; nothing answers it."""
 
     item: dict[str, Any]
+    """A conversation item as the provider takes it, in the form of OpenAI Realtime's; goes on as
+    it is. What the provider refuses comes as an `error` event with this command as `cause`."""
 
 
 class CommitAudio(Message, frozen=True, kw_only=True):
@@ -235,6 +237,8 @@ class CreateResponse(Message, frozen=True, kw_only=True):
     """Have the model answer now."""
 
     overrides: dict[str, Any] = {}
+    """Fields of the provider's `response`, for this one: `instructions`, `tool_choice`, …;
+    `"conversation": "none"` for an answer out of band."""
 
 
 class Interrupt(Message, frozen=True, kw_only=True):
@@ -281,7 +285,9 @@ class Replay(Message, frozen=True, kw_only=True):
 
     from_seq: int = msgspec.field(name="from", default=1)
     to_seq: int | None = msgspec.field(name="to", default=None)
+    """The last one wanted, itself included; None, or beyond the end: all there are."""
     limit: int = 200
+    """So many in one reply, 1 to 200."""
 
 
 class Replayed(Message, frozen=True, kw_only=True):

@@ -347,6 +347,7 @@ class Head(Message, frozen=True, kw_only=True):
     topics: dict[str, int] = {}
     """The last seq of each kind."""
     state: str = "open"
+    """`open`; `closed` for a minute after the end, for those who missed it."""
 
 
 class Welcome(Message, frozen=True, kw_only=True):

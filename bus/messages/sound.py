@@ -29,6 +29,8 @@ class SoundHeader(Message, frozen=True, kw_only=True):
     session_id: str
     inc: str
     seq: int
+    """Counts from 1 on this topic, and anew with another `inc`: what it skips was lost on its way
+    to you."""
 
 
 class AssistantAudioDelta(SoundHeader, frozen=True, kw_only=True):
@@ -40,7 +42,7 @@ class AssistantAudioDelta(SoundHeader, frozen=True, kw_only=True):
     content_index: int
     format: AudioFormat
     offset_samples: int
-    """Where this piece begins within its item: a jump shows a drop."""
+    """Where this piece begins within its item: a jump shows a drop, here or before."""
 
 
 class AudioEnd(SoundHeader, frozen=True, kw_only=True):

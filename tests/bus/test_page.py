@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from voicebus.bus import page, reference, schemas
-from voicebus.bus.messages import commands
+from voicebus.bus.messages import commands, events, sound, system
 from voicebus.bus.messages.base import Message
 from voicebus.bus.planes import PLANES, Plane, key_of
 
@@ -25,6 +25,18 @@ def test_the_page_is_fresh() -> None:
 
 def test_every_message_is_on_the_page() -> None:
     assert page.undocumented() == []
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [events.EVENTS, commands.COMMANDS, sound.SOUND, system.SYSTEM],
+    ids=["events", "commands", "sound", "system"],
+)
+def test_every_type_travels_on_some_socket(registry: dict[str, type[Message]]) -> None:
+    """Or the page, made from the sockets, would not know of it."""
+    on_sockets = {of for plane in PLANES for of in plane.messages.values()}
+
+    assert set(registry.values()) <= on_sockets
 
 
 @pytest.mark.parametrize(("plane", "name", "of"), MESSAGES)

@@ -19,15 +19,15 @@ from voicebus.cli.testing import Stack
 
 SOCKETS = {
     "transport-0.link": ("link-down", "link-up"),
-    "tools.calls": ("calls-up", "calls-down"),
+    "tools.calls": ("calls-down", "calls-up"),
     "tools.workers": ("worker-up", "worker-down"),
 }
 """Per socket the plane towards the process that binds it, and the one back."""
 SEEN = {
     "link-down": {"hello", "ack", "dial", "send", "release", "grant", "flush", "hangup"},
     "link-up": {"welcome", "down_ack", "opened", "frame", "sound", "closed"},
-    "calls-up": {"follow", "submit", "cancel", "outcome_ack"},
-    "calls-down": {"catalogue", "started", "outcome"},
+    "calls-down": {"follow", "submit", "cancel", "outcome_ack"},
+    "calls-up": {"catalogue", "started", "outcome"},
     "worker-up": {"hello", "credit", "started", "result", "heartbeat"},
     "worker-down": {"welcome", "call", "acked", "heartbeat"},
 }
