@@ -8,8 +8,9 @@
 # make bench-peers  the same stalls with the peers, each in an environment of its own
 # make check   lint, formatting, types, import rules, generated schemas
 #
-# Everything goes into .venv. What is installed already is not installed again. The one thing from
-# outside Python is flite, the simulator's voice; as root it is installed with apt-get.
+# Everything goes into .venv. What is installed already is not installed again. From outside Python
+# come flite, the simulator's voice, and for one test a browser; as root they are installed with
+# apt-get.
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +23,7 @@ FLITE_MISSING := 1
 WORKERS ?= 3
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help run test chaos matrix soak bench bench-peers check format schemas flite clean
+.PHONY: help run test chaos matrix soak bench bench-peers check format schemas flite chromium clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -9
@@ -31,7 +32,7 @@ run: $(VENV)/.with-speech flite
 	@$(BIN)/voicebus demo
 
 test: FLITE_MISSING := 0
-test: $(VENV)/.with-dev flite
+test: $(VENV)/.with-dev flite chromium
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 chaos: MINUTES ?= 10
@@ -122,4 +123,16 @@ flite:
 		else \
 			echo "make: flite, the simulator's voice, is missing." \
 				"On Debian: sudo apt-get install flite; on macOS: brew install flite" >&2; exit $(FLITE_MISSING); \
+		fi; }
+
+# Without it the tests of the gateway's page skip themselves, and say so.
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "installing chromium, which the gateway's page is tested in (a minute)"; \
+			{ $(APT) update && $(APT) install --no-install-recommends chromium; } >/dev/null || \
+				echo "make: chromium could not be installed; the page is not tested" >&2; \
+		else \
+			echo "make: without chromium the gateway's page is not tested." \
+				"On Debian: sudo apt-get install chromium" >&2; \
 		fi; }
