@@ -52,11 +52,19 @@ def _wait(folder: Path, within_s: float) -> None:
             Endpoints(folder),
             lambda found: not found,
             within_s,
-            lambda found: _tell(f"waiting for {len(found)} conversations to end"),
+            lambda found: _tell(
+                f"waiting up to {within_s:g} s for {_conversations(len(found))} to end "
+                "(`voicebus down --wait 0` cuts at once)"
+            ),
         )
     )
     if left:
-        _tell(f"{len(left)} conversations are still open after {within_s:g} s and are cut")
+        verb = "is" if len(left) == 1 else "are"
+        _tell(f"{_conversations(len(left))} {verb} cut: still open after {within_s:g} s")
+
+
+def _conversations(count: int) -> str:
+    return "1 conversation" if count == 1 else f"{count} conversations"
 
 
 def _tell(text: str) -> None:

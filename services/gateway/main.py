@@ -8,8 +8,12 @@ import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
+
+from voicebus.bus.messages.commands import SessionConfig
 from voicebus.client import RealtimeClient
 from voicebus.config import extras
+from voicebus.config.loader import nearest
 from voicebus.config.settings import GatewaySettings
 from voicebus.services.gateway import doors, protocol
 from voicebus.services.runtime import CannotStart, Runtime, run
@@ -33,6 +37,8 @@ def check(settings: GatewaySettings) -> tuple[doors.Policy, protocol.Allowed]:
     why = doors.why_not_start(settings.bind, key) or doors.bad_origins(origins)
     if why is None and (settings.tls_cert is None) != (settings.tls_key is None):
         why = "[gateway] tls_cert and tls_key belong together: set both or none"
+    if why is None:
+        why = _unreadable("tls_cert", settings.tls_cert) or _unreadable("tls_key", settings.tls_key)
     if why is not None:
         raise CannotStart(why)
     allowed = protocol.Allowed(
@@ -40,10 +46,14 @@ def check(settings: GatewaySettings) -> tuple[doors.Policy, protocol.Allowed]:
         fields=_listed(settings.config_fields),
         fixed=_fixed(settings.session_file),
     )
-    unknown = sorted({*(allowed.commands or ())} - protocol.SESSION_COMMANDS)
-    if unknown:
-        known = ", ".join(sorted(protocol.SESSION_COMMANDS))
-        raise CannotStart(f"[gateway] commands: there is no {unknown[0]} (known: {known})")
+    fields = frozenset(field.name for field in msgspec.structs.fields(SessionConfig))
+    for setting, names, known in (
+        ("commands", allowed.commands, protocol.SESSION_COMMANDS),
+        ("config_fields", allowed.fields, fields),
+        (f"session_file={settings.session_file!r}", allowed.fixed, fields),
+    ):
+        for name in sorted(frozenset(names or ()) - known):
+            raise CannotStart(f"[gateway] {setting}: there is no {name}{nearest(name, known)}")
     return doors.Policy(bind=settings.bind, key=key, origins=origins), allowed
 
 
@@ -66,6 +76,16 @@ def read_key(path: Path) -> str:
             f"characters; make one with: openssl rand -hex 24 > {path}"
         )
     return text
+
+
+def _unreadable(setting: str, path: str | None) -> str | None:
+    """Why that file cannot be read: the TLS library does not say which one it was."""
+    if path is not None:
+        try:
+            Path(path).open("rb").close()
+        except OSError as error:
+            return f"[gateway] {setting}={path!r}: {error.strerror}"
+    return None
 
 
 def own_secret(path: Path) -> bytes:

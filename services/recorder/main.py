@@ -32,7 +32,8 @@ def prepare(folder: str) -> Path:
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise CannotStart(
             f"others may enter {path} (mode {stat.S_IMODE(status.st_mode):04o}), and recordings "
-            f"hold what people said: chmod 700 {path}"
+            "hold what people said: name a new folder with [recorder] folder, or, if this one is "
+            f"for recordings alone: chmod 700 {path}"
         )
     return path
 

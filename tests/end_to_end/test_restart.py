@@ -235,7 +235,7 @@ async def test_down_waits_no_longer_than_it_was_told(start_stack: StartStack, wa
 
         assert code == 0, err
         assert "has stopped" in out
-        assert f"1 conversations are still open after {wait} s and are cut" in err
+        assert f"1 conversation is cut: still open after {wait} s" in err
 
 
 def test_a_role_that_does_not_run_is_named(cell: Stack) -> None:

@@ -29,10 +29,16 @@ def test_what_is_missing_or_wrong_is_said_before_it_listens(tmp_path: Path) -> N
     assert "at least 16 characters" in told(bind="0.0.0.0", key_file=str(key))
     assert "is no origin" in told(bind="127.0.0.1", origins="voice.example.org")
     assert "belong together" in told(bind="127.0.0.1", tls_cert="c.pem")
-    assert "there is no dance" in told(bind="127.0.0.1", commands="ping dance")
+    assert "there is no dance (known: " in told(bind="127.0.0.1", commands="ping dance")
+    assert "did you mean voice?" in told(bind="127.0.0.1", config_fields="model voise")
+    pem = str(tmp_path / "no.pem")
+    assert "tls_cert='" in told(bind="127.0.0.1", tls_cert=pem, tls_key=str(key))
+    assert "tls_key='" in told(bind="127.0.0.1", tls_cert=str(key), tls_key=pem)
     assert "No such file" in told(bind="127.0.0.1", session_file=str(tmp_path / "none.toml"))
     key.write_text("= 1")
     assert "is not TOML" in told(bind="127.0.0.1", session_file=str(key))
+    key.write_text('instruction = "Be brief."')
+    assert "did you mean instructions?" in told(bind="127.0.0.1", session_file=str(key))
 
 
 def test_what_callers_may_is_read_from_the_settings(tmp_path: Path) -> None:
