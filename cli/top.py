@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -77,13 +78,23 @@ async def _show(endpoints: Endpoints, names: list[str], count: int | None) -> No
         addresses = [endpoints.state(*stack.role_of(name)) for name in names]
         sockets.subscriber(addresses, [b"system/"], heard)
         async with RealtimeClient(endpoints, deadline_s=EVERY_S) as client:
-            with Live(console=console, auto_refresh=False) as live:
+            with _own_line(console), Live(console=console, auto_refresh=False) as live:
                 shown = 0
                 while count is None or shown < count:
                     await asyncio.sleep(EVERY_S)
                     await _ask(client, seen)
                     live.update(_page(endpoints, names, seen), refresh=True)
                     shown += 1
+
+
+@contextlib.contextmanager
+def _own_line(console: Console) -> Iterator[None]:
+    """Where Live draws only its last picture it ends in the middle of a line."""
+    try:
+        yield
+    finally:
+        if not console.is_terminal:
+            console.print()
 
 
 async def _ask(client: RealtimeClient, seen: Seen) -> None:
