@@ -22,6 +22,8 @@ PLACES = "recordings"
 """A file beside the journal: the folders that recordings were ever written to, one a line."""
 OURS = (SOUND, EVENTS, ACCOUNT, f"{ACCOUNT}.new")
 MB = 1024 * 1024
+SILENT_HZ = 24_000
+"""The rate of a file without sound."""
 _NEW = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 _BLOCK = 65_536
 
@@ -92,11 +94,16 @@ class Files:
             return Found(account, account.rate_hz, 0, account.events)
         self._sound = os.open(self.folder / SOUND, _NEW, 0o600)
         self._events = os.open(self.folder / EVENTS, _NEW, 0o600)
-        self._rate_hz = wav.rate_of(os.pread(self._sound, wav.HEAD_BYTES, 0))
+        size = os.fstat(self._sound).st_size
+        if size > wav.HEAD_BYTES:
+            self._rate_hz = wav.rate_of(os.pread(self._sound, wav.HEAD_BYTES, 0))
         if self._rate_hz is None and account is not None:
             self._rate_hz = account.rate_hz
-        size = os.fstat(self._sound).st_size
-        if self._rate_hz is not None:
+        if self._rate_hz is None:
+            # A WAV file also where nobody ever speaks; the first sound decides its rate.
+            with contextlib.suppress(OSError):  # a full disk is told with the first sound
+                _write_all(self._sound, wav.head(SILENT_HZ, 0), 0)
+        else:
             self._frames = max(0, size - wav.HEAD_BYTES) // wav.FRAME_BYTES
             self._write_head()
         return Found(account, self._rate_hz, self._frames, self._last_seq())

@@ -82,6 +82,21 @@ def test_what_a_killed_recorder_left_is_put_right(tmp_path: Path) -> None:
     assert lines == EVENT % 1 + EVENT % 2 + EVENT % 3
 
 
+def test_where_nobody_spoke_there_is_a_file_without_sound(tmp_path: Path) -> None:
+    one = Files(tmp_path / "s0")
+    one.open()
+    one.close()
+    assert _sound(one.folder) == b""
+
+    again = Files(one.folder)
+    assert again.open().rate_hz is None
+    again.save(8_000, Chunk(0, STEREO), [], b"", None)
+    again.close()
+
+    with wave.open(str(one.folder / "sound.wav")) as file:
+        assert (file.getframerate(), file.readframes(1000)) == (8_000, STEREO)
+
+
 def test_the_last_event_is_found_also_behind_a_line_that_says_gone(tmp_path: Path) -> None:
     one = Files(tmp_path / "s0")
     one.open()
@@ -125,7 +140,7 @@ def test_sound_gives_way_to_others_where_the_disk_is_nearly_full(tmp_path: Path)
     assert (saved.sound, saved.events) == (False, True)
     assert "keep_free_mb leaves" in (saved.why or "")
     assert (one.folder / "events.jsonl").read_bytes() == EVENT % 1
-    assert (one.folder / "sound.wav").stat().st_size == 0
+    assert _sound(one.folder) == b""
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
