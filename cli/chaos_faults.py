@@ -29,9 +29,10 @@ KILLS = (
     "simulator",
     "health",
     "gateway",
+    "relay",
     "recorder",
 )
-FREEZES = ("session", "transport", "dispatcher", "toolhost", "gateway", "recorder")
+FREEZES = ("session", "transport", "dispatcher", "toolhost", "gateway", "relay", "recorder")
 FREEZE_S = (0.3, 2.5)
 LONG_SHARE = 0.2
 """So many freezes last until the health listener ends them."""
