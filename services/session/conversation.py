@@ -87,6 +87,9 @@ class Conversation:
         self.line = 0
         """Counts the transports' starts that this conversation has been on: numbers of an earlier
         one mean nothing now."""
+        self.unattended_s = 0.0
+        """How long its talker's lease had been over when this process found it in the journal;
+        0 as soon as anybody speaks to it."""
         self.work = self._fresh()
         self._broken: Exception | None = None
         """Why its deadline cannot be told."""
@@ -100,6 +103,8 @@ class Conversation:
             if self._broken is not None:
                 raise self._broken
             state, effects = step(self.state, event)
+            if isinstance(event, i.TalkerSeen | i.Commanded):
+                self.unattended_s = 0.0
             body = encode(event)
             self.state = state
             self.inputs += 1

@@ -347,8 +347,12 @@ class Shard:
             elif conversation.reached_transport:
                 conversation.forgotten()
                 if conversation.ended_us is None:
-                    self.feed(conversation, i.TransportLost(now_us=self.now_us()))
+                    lost = i.TransportLost(
+                        now_us=self.now_us(), unattended_s=conversation.unattended_s
+                    )
+                    self.feed(conversation, lost)
                 continue
+            conversation.unattended_s = 0.0  # its transport has kept the line
             self._send_again(conversation)
 
     def _send_again(self, conversation: Conversation) -> None:
@@ -453,6 +457,8 @@ class Shard:
             "audio_in": to.audio_in,
             "audio_out": to.audio_out,
         }
+        if why is i.TransportLost:
+            home["unattended_s"] = conversation.unattended_s
         self.feed(conversation, why(now_us=self.now_us(), **home))
 
     def _without(self, transport: int) -> None:
@@ -578,7 +584,9 @@ class Shard:
             try:
                 foreign = conversation.recover(stored)
                 conversation.translator = TRANSLATORS[conversation.state.vendor or "openai"]
+                ended_us = conversation.state.lease_until_us or now_us
                 conversation.feed(i.TalkerSeen(now_us=now_us), now_us)
+                conversation.unattended_s = max(0.0, (now_us - ended_us) / 1_000_000)
                 if foreign:
                     conversation.tell_snapshot_required(now_us)
             except Exception as error:

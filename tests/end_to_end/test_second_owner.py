@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -41,10 +43,10 @@ def folder_of(wish: Wish) -> Path:
     return wish.run_dir
 
 
-async def leave_open(folder: Path) -> str:
-    """A conversation whose caller goes without a word. Its lease is one second."""
+async def leave_open(folder: Path, *, lease_s: float) -> str:
+    """A conversation whose caller goes without a word."""
     async with RealtimeClient(folder) as client:
-        session = await client.connect({"lease_s": 1.0})
+        session = await client.connect({"lease_s": lease_s})
         await session.send_text("short tone")
         async for event in session.events():
             if event.kind == "assistant_turn_completed":
@@ -59,7 +61,7 @@ def test_a_machine_that_was_switched_off_leaves_no_second_owner_and_nothing_half
     folder = folder_of(wish)
     first = stack.start(wish)
     assert first.supervisor is not None
-    session = asyncio.run(leave_open(folder))
+    session = asyncio.run(leave_open(folder, lease_s=1.0))
 
     family = processes.family([psutil.Process(first.supervisor)])
     os.kill(first.supervisor, signal.SIGKILL)
@@ -80,6 +82,47 @@ def test_a_machine_that_was_switched_off_leaves_no_second_owner_and_nothing_half
         events = archive.events(session)
     assert events[-1]["data"]["reason"] == "abandoned"
     assert conversation(events) == []
+
+
+def test_a_cell_that_was_away_for_an_hour_closes_what_was_open_and_dials_nobody(
+    wish: Wish,
+) -> None:
+    folder = folder_of(wish)
+    first = stack.start(wish)
+    assert first.supervisor is not None
+    session = asyncio.run(leave_open(folder, lease_s=60.0))
+    family = processes.family([psutil.Process(first.supervisor)])
+    for one in family:
+        one.kill()
+    assert all(processes.wait(one, 20) for one in family)
+    an_hour_ago(folder / "data" / "session-0.db")
+    (folder / "simulator-0.log").unlink()
+    stack.start(wish)
+
+    asyncio.run(ended(folder, session))
+    simulated = (folder / "simulator-0.log").read_text()
+    stack.stop(folder)
+    with Archive(folder / "data" / "session-0.db") as archive:
+        events = archive.events(session)
+    assert events[-1]["data"]["reason"] == "abandoned"
+    assert "nothing of Voicebus ran" in events[-1]["data"]["message"]
+    assert "simulator.listening" in simulated
+    assert "conversation.opened" not in simulated
+    assert conversation(events) == []
+
+
+def an_hour_ago(journal: Path) -> None:
+    """All that it holds happened so much earlier. Recovery folds it from the first input."""
+    with contextlib.closing(sqlite3.connect(journal)) as sql, sql:
+        sql.execute("delete from snapshots")
+        for session, number, body in sql.execute("select * from inputs").fetchall():
+            event = msgspec.json.decode(body)
+            event["now_us"] -= 3_600_000_000
+            sql.execute(
+                "update inputs set body = ? where session_id = ? and number = ?",
+                (msgspec.json.encode(event), session, number),
+            )
+        sql.execute("update sessions set created_us = created_us - 3600000000")
 
 
 async def ended(folder: Path, session: str) -> None:

@@ -106,6 +106,8 @@ class TransportLost(Input, frozen=True, kw_only=True):
     """Another one takes over; None: its successor."""
     audio_in: str = ""
     audio_out: str = ""
+    unattended_s: float = 0.0
+    """No session process was there either, until so long after the talker's lease had ended."""
 
 
 class TransportLeft(Input, frozen=True, kw_only=True):

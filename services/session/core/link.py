@@ -25,6 +25,8 @@ CONFIRM_US = 10_000_000
 CONNECT_US = 20_000_000
 UPDATE_US = 10_000_000
 """A change of the configuration that is neither confirmed nor refused for so long is given up."""
+FORGOTTEN_S = 60.0
+"""A cell that comes back so long after a lease has ended dials nobody for it."""
 TRANSCRIPTION = "-transcription"
 """After a vendor's name: its sessions that only write down, dialled without a model."""
 
@@ -223,6 +225,13 @@ def disconnected(d: Draft, event: i.ProviderDisconnected) -> None:
 def transport_lost(d: Draft, event: i.TransportLost) -> None:
     """The transport process is gone: what it had not handed up is lost."""
     if d.s.phase == "closed":
+        return
+    if event.unattended_s > FORGOTTEN_S:
+        message = (
+            f"nothing of Voicebus ran until {event.unattended_s:.0f} s after the end of the lease "
+            f"(lease_s={d.s.config.lease_s:g}): the client seems to be gone"
+        )
+        close(d, "abandoned", message=message, hang_up=False)
         return
     d.s.new_transport = True
     why = "the transport process was restarted; the provider's connection went with it"

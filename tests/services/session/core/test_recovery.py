@@ -480,6 +480,28 @@ def test_the_turn_that_a_killed_transport_cut_says_so() -> None:
     assert (ended.status, ended.reason) == ("incomplete", "transport_lost")
 
 
+def test_a_conversation_that_nothing_served_long_after_its_lease_ends_without_a_dial() -> None:
+    stage = Stage()
+    stage.play(created("r1"))
+
+    told = stage.play(i.TransportLost(unattended_s=3600.0))
+
+    (closed,) = of(told, SessionClosed)
+    assert closed.reason == "abandoned"
+    assert "3600 s" in (closed.message or "")
+    assert not of(told, SessionReconnecting)
+    assert not of([*told, *stage.wait(60)], fx.Dial)
+
+
+def test_a_lease_that_ended_while_everything_came_back_is_forgiven() -> None:
+    stage = Stage()
+
+    told = stage.play(i.TransportLost(unattended_s=30.0))
+
+    assert of(told, SessionReconnecting)
+    assert not of(told, SessionClosed)
+
+
 ELSEWHERE: dict[str, Any] = {"transport": 1, "audio_in": "ipc://in1", "audio_out": "ipc://out1"}
 
 
