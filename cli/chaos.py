@@ -77,6 +77,12 @@ def chaos(
     sessions: Annotated[
         int, typer.Option(metavar="N", help="How many conversations at a time.")
     ] = 4,
+    transports: Annotated[
+        int, typer.Option(metavar="N", min=1, max=32, help="Of a stack of its own.")
+    ] = 1,
+    shards: Annotated[
+        int, typer.Option(metavar="N", min=1, max=32, help="Of a stack of its own.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Kill, freeze and cut processes at random while conversations with tools and interrupts go on;
@@ -94,7 +100,7 @@ def chaos(
     result = Result(chosen, sessions)
     if run_dir is None:
         with tempfile.TemporaryDirectory(prefix="vbchaos", dir="/tmp") as folder:
-            _own(Path(folder), minutes * 60, result)
+            _own(Path(folder), minutes * 60, result, transports, shards)
     else:
         endpoints = folders.endpoints(run_dir)
         asyncio.run(torment(endpoints, minutes * 60, result, None))
@@ -106,14 +112,15 @@ def chaos(
         raise typer.Exit(1)
 
 
-def _own(folder: Path, seconds: float, result: Result) -> None:
+def _own(folder: Path, seconds: float, result: Result, transports: int, shards: int) -> None:
     port, wire_port, door = chaos_stack.free_ports(3)
     gateway_port = door if chaos_stack.has_web() else None
     if gateway_port is None:
         _tell(f"without a gateway; to have one: {extras.how_to_get('web')}")
     _tell("starting a stack of its own")
     wish = chaos_stack.wish(folder, port, wire_port)
-    stack.start(chaos_stack.with_doors(wish, folder, gateway_port))
+    wish = chaos_stack.with_doors(wish, folder, gateway_port)
+    stack.start(chaos_stack.with_several(wish, transports, shards))
     try:
         asyncio.run(_wired(folder, port, wire_port, gateway_port, seconds, result))
         audit(folder, result)
@@ -248,12 +255,16 @@ def _feel(struck: list[Fault], tally: Tally) -> None:
 
 def audit(folder: Path, result: Result) -> None:
     """What the journal says of it, and the marks that the tools have left."""
+    found: set[str] = set()
     for path in sorted((folder / "data").glob("session-*.db")):
         with Archive(path) as archive:
             for kept in archive.sessions():
+                found.add(kept.session_id)
                 for fault in examine(archive, kept)["faults"]:
                     result.problems.append(f"journal: {kept.session_id}: {fault}")
             result.problems += _commands(archive, result.tally)
+    lost = [one for one in result.tally.sent if one not in found]
+    result.problems += [f"{one}: no journal knows this conversation" for one in lost]
     for call, count in chaos_stack.marks(folder).items():
         if count > 1:
             result.problems.append(f"call {call} left {count} marks")
@@ -278,7 +289,10 @@ def _listen_again(folder: Path, result: Result) -> None:
 def _commands(archive: Archive, tally: Tally) -> list[str]:
     """Every command that was answered with ok has been decided exactly once."""
     found: list[str] = []
+    here = {one.session_id for one in archive.sessions()}
     for session_id, sent in tally.sent.items():
+        if session_id not in here:
+            continue  # another shard's, or missing: told by audit
         try:
             inputs = [msgspec.json.decode(body) for _, body in archive.inputs(session_id)]
         except sqlite3.Error as error:

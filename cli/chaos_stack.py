@@ -124,6 +124,12 @@ def with_doors(wish: Wish, run_dir: Path, gateway_port: int | None) -> Wish:
     return replace(wish, settings={**wish.settings, **more})
 
 
+def with_several(wish: Wish, transports: int, shards: int) -> Wish:
+    """The same with so many of each."""
+    more = {"VOICEBUS_TRANSPORTS": str(transports), "VOICEBUS_SHARDS": str(shards)}
+    return replace(wish, settings={**wish.settings, **more})
+
+
 def wish(run_dir: Path, port: int, wire_port: int) -> Wish:
     """The stack to start, with its scenario and tools in the run folder."""
     scenario = run_dir / "chaos.toml"

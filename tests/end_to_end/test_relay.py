@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from voicebus.bus import curve
 from voicebus.bus.sockets import Keys
 from voicebus.cli import keys as cli_keys
 from voicebus.cli.plan import PORTS
+from voicebus.cli.restart import Restart
 from voicebus.cli.testing import Stack
 from voicebus.client import CommandRefused, RealtimeClient, RealtimeSession, Sound
 from voicebus.client.remote import Elsewhere, read_keys
@@ -315,15 +316,27 @@ async def _ping_until_refused(guest: RealtimeClient) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_the_relay_may_die_and_nobody_inside_notices(door: Door) -> None:
+async def _killed(cell: Stack) -> None:
+    pid = cell.kill("relay-0")
+    await cell.ready("relay-0", after=pid)
+
+
+async def _restarted(cell: Stack) -> None:
+    await asyncio.to_thread(Restart(cell.run_dir, tell=lambda text: None).role, "relay")
+
+
+@pytest.mark.parametrize("how", [_killed, _restarted])
+async def test_the_relay_may_die_and_nobody_inside_notices(
+    door: Door, how: Callable[[Stack], Coroutine[Any, Any, None]]
+) -> None:
     async with door.client("alice") as client, RealtimeClient(door.cell.run_dir) as inside:
         session = await client.connect()
         from_the_first = session.events()
         beside = await inside.connect()
-        pid = door.cell.kill("relay-0")
+        falling = asyncio.create_task(how(door.cell))
         kinds = await _answer(beside)
         assert beside.healed == () or beside.healed[-1].last == 1
-        await door.cell.ready("relay-0", after=pid)
+        await falling
 
         assert "assistant_transcript" in kinds
         assert "assistant_transcript" in await _answer(session)  # still its own
