@@ -148,7 +148,9 @@ class Connection:
                 self._said.set()
                 self._more.clear()
                 await self._more.wait()
-            elif isinstance(frame, str):
+                continue
+            self._said.clear()
+            if isinstance(frame, str):
                 await self._socket.send_text(frame)
             else:
                 await self._socket.send_bytes(frame)
@@ -158,7 +160,8 @@ class Connection:
         await self._all_said()
 
     async def _all_said(self) -> None:
-        while len(self._outbox):
+        # What has been taken from the outbox may still be on its way into the socket.
+        while len(self._outbox) or not self._said.is_set():
             self._said.clear()
             self._more.set()
             await self._said.wait()

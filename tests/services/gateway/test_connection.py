@@ -40,7 +40,8 @@ class House:
 class Caller:
     """One WebSocket: what was said to it, and how it was closed."""
 
-    def __init__(self, house: House) -> None:
+    def __init__(self, house: House, *, is_slow: bool = False) -> None:
+        self._is_slow = is_slow
         self.said: list[dict[str, Any]] = []
         self.code: int | None = None
         self.changed = asyncio.Event()
@@ -76,6 +77,8 @@ class Caller:
         if message["type"] == "websocket.close":
             self.code = message["code"]
         elif message.get("text"):
+            for _ in range(20 if self._is_slow else 0):
+                await asyncio.sleep(0)  # the network takes a while
             self.said.append(json.loads(message["text"]))
         self.changed.set()
 
@@ -158,3 +161,13 @@ async def test_sound_that_is_dropped_is_told_in_milliseconds_of_its_own_format(
         assert (notice["what"], notice["direction"]) == ("audio_dropped", "in")
         assert notice["dropped_ms"] + rest["dropped_ms"] == 3000
         assert len(cell.voice) == -(-size // LARGEST_FRAME_BYTES)
+
+
+async def test_the_last_word_is_said_whole_before_the_connection_is_closed(run_dir: Path) -> None:
+    async with gateway(run_dir) as (house, _), asyncio.timeout(10):
+        caller = Caller(house, is_slow=True)
+        caller.say({"hello": {}})
+        await caller.running
+
+        assert caller.code == protocol.BAD_FIRST.code
+        assert [one["error"]["code"] for one in caller.said] == ["bad_request"]
