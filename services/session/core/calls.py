@@ -399,6 +399,14 @@ def _output(d: Draft, call_id: str, text: str | None = None) -> None:
     )
 
 
+def is_output(d: Draft, item: i.Item) -> bool:
+    """Whether this item is the output that we gave of a call."""
+    if item.type != "function_call_output":
+        return False
+    call = d.s.calls.get(item.call_id or "")
+    return call is not None and call.told == "output"
+
+
 def _delete(d: Draft, call_id: str) -> None:
     call = d.s.calls[call_id]
     if call.generation == d.s.generation:

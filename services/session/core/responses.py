@@ -228,8 +228,8 @@ def started(d: Draft, event: i.ResponseStarted) -> None:
         return
     create, late = _claim(d, event.tag, event.out_of_band)
     out_of_band = event.out_of_band or (create is not None and create.out_of_band)
-    if create is None and not late and not out_of_band:
-        _answers_automatic(d)
+    is_foreign = create is None and not late and not out_of_band
+    answers = _answers_automatic(d) if is_foreign else None
     if not out_of_band:
         d.s.unanswered = False
     response = Response(
@@ -239,6 +239,7 @@ def started(d: Draft, event: i.ResponseStarted) -> None:
         create=create,
         started_us=d.now_us,
         seen_us=d.now_us,
+        answers=answers,
         assumed=create is not None and event.tag is None,
     )
     d.s.responses = with_(d.s.responses, event.response_id, response)
@@ -275,10 +276,26 @@ def _claim(d: Draft, tag: str | None, out_of_band: bool) -> tuple[Create | None,
     return None, False
 
 
-def _answers_automatic(d: Draft) -> None:
-    """The provider's own response has seen the tool outputs that an automatic one was to answer."""
+def _answers_automatic(d: Draft) -> Create | None:
+    """The provider's own response has seen the tool outputs that an automatic one was to answer;
+    should it turn out that it has not, that one is wanted again."""
     d.s.speaking_us = 0
+    automatic = next((waiting for waiting in d.s.queue if waiting.automatic), None)
     d.s.queue = tuple(waiting for waiting in d.s.queue if not waiting.automatic)
+    return automatic
+
+
+def output_stands(d: Draft) -> None:
+    """A tool's output stands in the conversation. The provider's own response that is active now
+    began before that and has not seen it, so that it does not answer it."""
+    response = active_default(d)
+    if response is None or (response.create is not None and not response.assumed):
+        return
+    changed = replace(response, missed=True, answers=None)
+    d.s.responses = with_(d.s.responses, response.response_id, changed)
+    if response.answers is not None:
+        # It waited for this response to begin; that is over.
+        want_again(d, replace(response.answers, not_before_us=0))
 
 
 def wrote(d: Draft, event: i.OutputItemAdded) -> None:
@@ -497,8 +514,11 @@ def _already_active(d: Draft, event: i.ProviderRefused) -> None:
         create = _disown(d, event.event_id)
     if create is None or create.unwanted or create.filler:
         return
-    blocked = active_default(d) is not None
-    if create.automatic and blocked:
+    active = active_default(d)
+    blocked = active is not None
+    if create.automatic and active is not None and not active.missed:
+        changed = replace(active, answers=create)
+        d.s.responses = with_(d.s.responses, active.response_id, changed)
         return  # that response answers it
     if create.refusals >= UNANNOUNCED_LIMIT:
         d.publish(
@@ -526,10 +546,10 @@ def _disown(d: Draft, event_id: str | None) -> Create | None:
             continue
         if event_id is not None and create.event_id != event_id:
             continue
-        changed = replace(response, create=None, cause=None, assumed=False)
+        unseeing = response.out_of_band or response.missed
+        answers = None if unseeing else _answers_automatic(d)
+        changed = replace(response, create=None, cause=None, assumed=False, answers=answers)
         d.s.responses = with_(d.s.responses, response.response_id, changed)
-        if not response.out_of_band:
-            _answers_automatic(d)
         return create
     return None
 

@@ -53,6 +53,10 @@ class Response(Part, frozen=True, kw_only=True):
     active: bool = True
     cancelling: bool = False
     interrupted: bool = False
+    answers: Create | None = None
+    """The automatic create that it stands in for: it sees the outputs that stood when it began."""
+    missed: bool = False
+    """An output came to stand only after it had begun."""
     assumed: bool = False
     """Taken for ours though it bore no tag: a refusal of our create would prove otherwise."""
     items: dict[str, Literal["silent", "written", "sounding"]] = {}

@@ -151,6 +151,12 @@ def _input_committed(d: Draft, event: i.InputCommitted) -> None:
         responses.user_turn_over(d)
 
 
+def _item_added(d: Draft, event: i.ItemAdded) -> None:
+    if event.item.item_id not in d.s.items and calls.is_output(d, event.item):
+        responses.output_stands(d)
+    items.added(d, event)
+
+
 def _item_deleted(d: Draft, event: i.ItemDeleted) -> None:
     items.deleted(d, event.item_id)
 
@@ -313,7 +319,7 @@ HANDLERS: dict[type[i.Input], Callable[[Draft, Any], object]] = {
     i.InputCommitted: _input_committed,
     i.UserWords: _user_words,
     i.UserWordsFailed: _user_words_failed,
-    i.ItemAdded: items.added,
+    i.ItemAdded: _item_added,
     i.ItemDeleted: _item_deleted,
     i.ResponseStarted: responses.started,
     i.OutputItemAdded: _output_item_added,

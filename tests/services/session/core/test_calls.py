@@ -22,6 +22,7 @@ from voicebus.services.session.core import calls
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.capabilities import Capabilities
+from voicebus.services.session.core.draft import Draft
 from voicebus.services.session.testing import (
     Stage,
     call,
@@ -685,3 +686,19 @@ def test_a_call_of_a_former_connection_is_told_as_context_and_answered_once() ->
     (context,) = of(effects, fx.AddContext)
     assert "42" in context.text
     assert len(of(effects, fx.CreateResponse)) == 1
+
+
+def test_only_what_we_gave_of_a_call_is_its_output() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created(), *call("r1", "c1", "a"), *call("r1", "c2", "a", 1), done())
+    stage.play(tool_ok("c1"))
+    d = Draft(stage.state, stage.now_us)
+    kind = "function_call_output"
+
+    assert not calls.is_output(d, i.Item(item_id="o", type=kind, call_id="c1")), "not yet given"
+    stage.play(tool_ok("c2"))
+    d = Draft(stage.state, stage.now_us)
+    assert calls.is_output(d, i.Item(item_id="o", type=kind, call_id="c1"))
+    assert not calls.is_output(d, i.Item(item_id="o", type=kind, call_id="foreign"))
+    assert not calls.is_output(d, i.Item(item_id="o", type=kind))
+    assert not calls.is_output(d, i.Item(item_id="m", type="message"))

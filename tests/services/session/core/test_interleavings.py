@@ -14,7 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from voicebus.bus.messages.commands import OnInterrupt, SessionConfig
 from voicebus.bus.messages.events import (
+    Error,
     Interrupted,
+    RateLimited,
     SessionClosed,
     ToolCallCompleted,
     ToolCallDispatched,
@@ -112,6 +114,9 @@ class Conversations(RuleBasedStateMachine):
         self.items: dict[str, str] = {}
         """Item id -> call id, or nothing."""
         self.outputs: Counter[str] = Counter()
+        self.unseen: set[str] = set()
+        """Calls whose outputs no response has seen yet, and nothing excuses that."""
+        self.excused: set[str] = set()
         self.truncated: Counter[tuple[str, int]] = Counter()
         self.received: Counter[tuple[str, int]] = Counter()
         self.active: dict[str, bool] = {}
@@ -154,6 +159,13 @@ class Conversations(RuleBasedStateMachine):
                 case _:
                     pass
 
+    def excuse(self) -> None:
+        """What was to be answered need not be any more."""
+        self.unseen.clear()
+        self.excused.update(
+            ask.request.call_id for ask in self.requests if isinstance(ask.request, fx.AddOutput)
+        )
+
     def published(self, data: object) -> None:
         match data:
             case ToolCallStarted(call_id=call_id):
@@ -165,7 +177,10 @@ class Conversations(RuleBasedStateMachine):
                 assert call_id in self.started
             case SessionClosed():
                 self.closed = True
+            case Error() | RateLimited():
+                self.excuse()
             case Interrupted(responses=responses, calls=calls):
+                self.excuse()
                 assert len(set(responses)) == len(responses)
                 assert set(calls) <= self.started
             case _:
@@ -232,6 +247,12 @@ class Conversations(RuleBasedStateMachine):
                 if call_id in self.items.values():
                     self.outputs[call_id] += 1
                     assert self.outputs[call_id] == 1, f"{call_id} got two outputs"
+                    if '"running"' not in ask.request.output and call_id not in self.excused:
+                        self.unseen.add(call_id)
+                    stands = i.Item(
+                        item_id=f"o-{call_id}", type="function_call_output", call_id=call_id
+                    )
+                    self.events.append(i.ItemAdded(item=stands))
                 else:
                     refused("invalid_tool_call_id")
             case fx.AddCall(call_id=call_id, item_id=item_id):
@@ -252,6 +273,8 @@ class Conversations(RuleBasedStateMachine):
         r = self.id("r")
         self.active[r] = apart
         self.written[r] = []
+        if not apart:
+            self.unseen.clear()
         self.events.append(i.ResponseStarted(response_id=r, tag=tag, out_of_band=apart))
         return r
 
@@ -275,6 +298,8 @@ class Conversations(RuleBasedStateMachine):
             event = self.events.popleft()
             if isinstance(event, i.SoundPublished):
                 self.received[(event.item_id, event.content_index)] += event.samples
+            if isinstance(event, i.SpeechStarted):
+                self.excuse()  # the caller is answered instead
             self.stage.play(event)
             self.collect()
 
@@ -506,6 +531,7 @@ class Conversations(RuleBasedStateMachine):
                 if not self.outcomes[call_id]:
                     self.stage.play(i.ToolEnded(call_id=call_id, status="ok"))
                     self.collect()
+            self.everything_arrives()
             self.stage.wait(20)
             self.collect()
             state = self.stage.state
@@ -524,6 +550,7 @@ class Conversations(RuleBasedStateMachine):
         self.settle()
         assert set(self.outcomes) == self.started, "a call has no outcome"
         if not self.closed:
+            assert not self.unseen, f"nobody answers the outputs of {self.unseen}"
             for item_id, call_id in self.items.items():
                 if call_id:
                     assert self.outputs[call_id] == 1, f"{call_id} of {item_id} dangles"

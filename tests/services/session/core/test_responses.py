@@ -803,3 +803,76 @@ def test_an_answer_without_a_beginning_answers_the_turn_all_the_same() -> None:
     stage.play(done("r1"))
 
     assert not stage.state.unanswered
+
+
+def output_of(call_id: str) -> i.AnyInput:
+    """The provider says that this output stands in the conversation."""
+    item = i.Item(item_id=f"o-{call_id}", type="function_call_output", call_id=call_id)
+    return i.ItemAdded(item=item)
+
+
+def called(stage: Stage) -> None:
+    stage.play(created("r1"), *call("r1", "c1", "a"), done("r1"))
+
+
+def test_an_output_that_came_too_late_for_the_turn_detections_response_is_answered_after_it() -> (
+    None
+):
+    stage = Stage(tools=[tool("a")])
+    stage.command("send_text", text="Hello")
+    stage.play(created("r0", stage.last_tag), done("r0"))  # it echoes tags
+    called(stage)
+    stage.play(tool_ok("c1"))
+    tag, asked = stage.last_tag, stage.last_event_id
+
+    stage.play(created("vad"), output_of("c1"), refused("already", asked, "already_active"))
+
+    assert [create.tag for create in stage.state.queue] == [tag]
+    assert [one.tag for one in of(stage.play(done("vad")), fx.CreateResponse)] == [tag]
+
+
+def test_the_same_of_a_provider_that_echoes_nothing() -> None:
+    stage = Stage(tools=[tool("a")])
+    called(stage)
+    stage.play(tool_ok("c1"))
+    asked = stage.last_event_id
+
+    stage.play(created("vad"), output_of("c1"), refused("already", asked, "already_active"))
+
+    assert len(of(stage.play(done("vad")), fx.CreateResponse)) == 1
+
+
+def test_an_output_that_stood_before_the_turn_detections_response_is_answered_by_it() -> None:
+    stage = Stage(tools=[tool("a")])
+    called(stage)
+    stage.play(tool_ok("c1"))
+    asked = stage.last_event_id
+
+    stage.play(output_of("c1"), created("vad"), refused("already", asked, "already_active"))
+    stage.play(output_of("c1"))  # told again
+
+    assert of(stage.play(done("vad")), fx.CreateResponse) == []
+
+
+def test_a_create_that_waited_for_the_caller_is_wanted_again_when_its_output_came_too_late() -> (
+    None
+):
+    stage = Stage(SUBMIT, tools=[tool("a", on_interrupt="finish")])
+    called(stage)
+    stage.play(speech_started(), tool_ok("c1"), speech_stopped(), created("vad"))
+    assert not stage.state.queue
+
+    stage.play(output_of("c1"))
+
+    assert of(stage.effects, fx.CreateResponse) == []
+    assert len(of(stage.play(done("vad")), fx.CreateResponse)) == 1
+
+
+def test_an_output_that_stands_while_our_own_response_is_active_changes_nothing_of_it() -> None:
+    stage = echoing()
+    stage.command("send_text", text="Hello")
+    stage.play(created("r1", stage.last_tag))
+
+    responses.output_stands(d := Draft(stage.state, stage.now_us))
+
+    assert not d.s.responses["r1"].missed

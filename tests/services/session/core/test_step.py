@@ -532,3 +532,14 @@ def test_a_text_that_is_refused_does_not_stand_in_the_conversation() -> None:
 
     assert stage.state.order == ()
     assert kinds(effects) == ["error"]
+
+
+def test_an_output_is_announced_while_a_response_is_active_that_did_not_see_it() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created(), *call("r1", "c1", "a"), done(), tool_ok("c1"), created("vad"))
+    stands = i.Item(item_id="o", type="function_call_output", call_id="c1")
+
+    stage.play(i.ItemAdded(item=stands))
+
+    assert stage.state.responses["vad"].missed
+    assert "o" in stage.state.items
