@@ -35,6 +35,9 @@ SUBSCRIPTIONS_AT_ONCE = 100
 thousand of them held up the sound for 50 to 80 ms. None is lost: the rest waits at its sender."""
 SUBSCRIPTIONS_WITHIN_S = 0.005
 """A publisher that sends all the time looks for subscriptions so often, not after each message."""
+SAME_AGAIN_S = 0.02
+"""The same subscription is told to the publisher once in this time: the answer goes to all who have
+it, and three thousand who come at once would each be told three thousand times."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_TO_PUBLISHER_BYTES = topics.LIMIT_BYTES + 512
 """A subscription, or what ZeroMQ says at a connection's begin. Longer ends the connection: a
@@ -270,6 +273,9 @@ class Publisher(Socket):
         """How many subscriptions have each length: ten thousand of them cost a message little."""
         self._starts: Counter[bytes] = Counter()
         """How many begin with these bytes, enough to tell the lanes apart."""
+        self._subscribed = subscribed
+        self._told: set[bytes] = set()
+        self._again: set[bytes] = set()
 
         def note(frames: list[bytes]) -> None:
             if not frames[0]:
@@ -280,8 +286,7 @@ class Publisher(Socket):
                     self.topics.add(topic)
                     self._lengths[len(topic)] += 1
                     self._starts[topic[:START]] += 1
-                if subscribed is not None:
-                    subscribed(topic)
+                self._tell(topic)
             elif frames[0][0] == 0 and topic in self.topics:
                 self.topics.discard(topic)
                 _one_less(self._lengths, len(topic))
@@ -300,6 +305,24 @@ class Publisher(Socket):
             },
         )
         self._look_after_s = SUBSCRIPTIONS_WITHIN_S
+
+    def _tell(self, topic: bytes) -> None:
+        """That somebody subscribed: at once, or for all who have come since, in a moment."""
+        if self._subscribed is None:
+            return
+        if topic in self._told:
+            self._again.add(topic)
+            return
+        if not self._told and self._sockets.loop is not None:
+            self._sockets.loop.call_later(SAME_AGAIN_S, self._tell_again)
+        self._told.add(topic)
+        self._subscribed(topic)
+
+    def _tell_again(self) -> None:
+        self._told.clear()
+        again, self._again = self._again, set()
+        for topic in again if not self._closed else ():
+            self._tell(topic)
 
     def wanted(self, topic: bytes) -> bool:
         """Whether a subscription covers this topic."""

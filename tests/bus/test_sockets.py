@@ -182,6 +182,26 @@ async def test_a_subscription_whose_signal_a_send_takes_along_is_seen_all_the_sa
         assert await next_of(changed) == f"event/{number}/".encode()
 
 
+async def test_many_who_subscribe_to_the_same_at_once_are_told_together(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    told: list[bytes] = []
+
+    def welcome(topic: bytes) -> None:
+        told.append(topic)
+        publisher.publish(topic, [b"welcome"])
+
+    publisher = sockets.publisher(endpoints.events(0), welcome)
+    heard: list[Mail] = [asyncio.Queue() for _ in range(200)]
+
+    for mail in heard:
+        sockets.subscriber([endpoints.events(0)], [b"event/"], mail.put_nowait)
+
+    for mail in heard:
+        assert await next_of(mail) == [b"event/", b"welcome"]
+    assert 1 <= len(told) < len(heard)
+
+
 async def test_a_subscription_longer_than_any_topic_is_not_taken_and_others_are(
     sockets: Sockets, endpoints: Endpoints
 ) -> None:
