@@ -155,6 +155,13 @@ def test_the_next_connection_is_dialled_where_the_shard_says(why: Any) -> None:
     assert stage.state.new_transport == (why is i.TransportLost)  # else dialled already
 
 
+def test_a_session_that_nothing_served_for_long_is_abandoned_with_its_transport() -> None:
+    effects = Stage().play(i.TransportLost(unattended_s=link.FORGOTTEN_S + 1))
+
+    assert [closed.reason for closed in of(effects, SessionClosed)] == ["abandoned"]
+    assert of(effects, fx.HangUp) == []
+
+
 def test_closing_what_is_closed_does_nothing() -> None:
     stage = Stage()
     stage.command("close")
