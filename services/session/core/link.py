@@ -27,6 +27,8 @@ UPDATE_US = 10_000_000
 """A change of the configuration that is neither confirmed nor refused for so long is given up."""
 FORGOTTEN_S = 60.0
 """A cell that comes back so long after a lease has ended dials nobody for it."""
+UPDATE_LIMIT = 32
+"""Updates that may wait for their turn; one more is refused."""
 TRANSCRIPTION = "-transcription"
 """After a vendor's name: its sessions that only write down, dialled without a model."""
 
@@ -157,6 +159,12 @@ def update(d: Draft, event: i.UpdateRequested) -> None:
     if set(event.fields) <= LOCAL_FIELDS:
         _commit(d, wanted)
         _updated(d, {}, event.command_id)
+        return
+    if len(d.s.updates) >= UPDATE_LIMIT:
+        text = (
+            f"{UPDATE_LIMIT} updates already wait for the provider; each is confirmed in its turn"
+        )
+        d.refuse(event.command_id, "busy", text, after_ms=1000)
         return
     d.s.updates = (*d.s.updates, wanted)
     next_update(d)

@@ -36,15 +36,14 @@ BENIGN = frozenset(
     }
 )
 """Races that do no harm: what was to be stopped, cut or deleted is already gone."""
-FATAL = frozenset(
+MODELS = frozenset({"model_not_found", "invalid_model"})
+FATAL = MODELS | frozenset(
     {
         "insufficient_quota",
         "invalid_api_key",
         "account_deactivated",
         "billing_hard_limit_reached",
         "beta_api_shape_disabled",
-        "model_not_found",
-        "invalid_model",
     }
 )
 """What no repetition helps against."""
@@ -309,6 +308,8 @@ def error(frame: Frame, now_us: int) -> i.ProviderRefused:
         meaning = "already_active"
     elif code in BENIGN or (code == "invalid_value" and "already shorter" in message):
         meaning = "benign"
+    elif code in MODELS and _text(error, "param").startswith("session.audio"):
+        meaning = "other"  # the model that writes down what is said, not the one that answers
     elif code in FATAL or _text(error, "type") in FATAL:
         meaning = "fatal"
     elif code == "session_expired":

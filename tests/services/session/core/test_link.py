@@ -465,3 +465,18 @@ def test_nothing_follows_the_end() -> None:
     late = stage.play(created(), sound(), done(), CONFIRMED, refused("x", None, "fatal"))
 
     assert late == []
+
+
+def test_only_so_many_updates_wait_for_their_turn() -> None:
+    stage = Stage()
+    for number in range(link.UPDATE_LIMIT + 2):
+        stage.play(
+            i.UpdateRequested(
+                command_id=f"u{number}",
+                config=SessionConfig(instructions="x"),
+                fields=["instructions"],
+                tools=[],
+            )
+        )
+
+    assert replies(stage.effects) == {f"u{link.UPDATE_LIMIT + 1}": "busy"}

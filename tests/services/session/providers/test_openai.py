@@ -319,6 +319,8 @@ def error(**fields: Any) -> i.ProviderRefused:
         ({"code": None, "type": "insufficient_quota"}, "fatal"),
         ({"code": "invalid_api_key"}, "fatal"),
         ({"code": "model_not_found"}, "fatal"),
+        ({"code": "invalid_model", "param": "session.model"}, "fatal"),
+        ({"code": "model_not_found", "param": "session.audio.input.transcription.model"}, "other"),
         ({"code": "beta_api_shape_disabled"}, "fatal"),
         ({"code": "session_expired"}, "expired"),
         ({"type": "server_error"}, "other"),
