@@ -56,12 +56,19 @@ def wrote(d: Draft, event: i.OutputItemDone) -> None:
     """The call is written. One of a response that was given up is nobody's: it must not dangle."""
     if not responses.is_over(d, event.response_id):
         closed(d, event.response_id, event.output_index, event.item)
-    elif event.item.type == "function_call" and event.item.call_id not in d.s.calls:
+    elif _is_ours(d, event.item) and event.item.call_id not in d.s.calls:
         _forget_item(d, event.item.item_id, event.item.call_id or "")
 
 
+def _is_ours(d: Draft, item: i.Item) -> bool:
+    """Whether this is a call to us, and not one that the provider runs itself."""
+    if item.type != "function_call":
+        return False
+    return item.name in d.s.tools or not d.s.capabilities.runs_tools
+
+
 def _collect(d: Draft, response_id: str, output_index: int, item: i.Item) -> Call | None:
-    if item.type != "function_call" or not item.call_id:
+    if not _is_ours(d, item) or not item.call_id:
         return None
     known = d.s.calls.get(item.call_id)
     if known is not None:
@@ -81,7 +88,8 @@ def _collect(d: Draft, response_id: str, output_index: int, item: i.Item) -> Cal
 
 def arguments(d: Draft, event: i.ArgumentsWords) -> None:
     """A piece of the arguments, for those who show them; the whole comes with the closed item."""
-    if event.delta and not responses.is_interrupted(d, event.response_id):
+    known = event.call_id in d.s.calls
+    if known and event.delta and not responses.is_interrupted(d, event.response_id):
         d.publish(ToolCallArgsDelta(call_id=event.call_id, delta=event.delta))
 
 

@@ -19,5 +19,7 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     out_of_band: bool = True
     transcription_sessions: bool = True
     rate_limit_events: bool = True
+    runs_tools: bool = False
+    """It runs tools of its own and shows them as calls: those whose names we do not know."""
     resume: bool = False
     longest_session_s: float | None = None

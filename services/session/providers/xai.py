@@ -17,10 +17,6 @@ from voicebus.services.session.core.capabilities import Capabilities
 from voicebus.services.session.providers.openai import Frame, OpenAI, build_session_update
 
 TRANSCRIPTION = {"model": "grok-transcribe"}
-SERVER_TOOLS = frozenset(
-    {"web_search", "x_search", "file_search", "collections_search", "code_interpreter", "mcp"}
-)
-"""What xAI runs itself and shows as a call."""
 _WORDS = "conversation.item.input_audio_transcription."
 
 
@@ -33,6 +29,7 @@ class XAI(OpenAI):
         semantic_turn_detection=False,
         transcription_sessions=False,
         rate_limit_events=False,
+        runs_tools=True,
         resume=True,
         longest_session_s=3600.0,
     )
@@ -48,7 +45,7 @@ class XAI(OpenAI):
         found = super().read(frame, now_us)
         if kind == _WORDS + "completed" and frame.get("status") == "in_progress":
             return _so_far(found)
-        return [_ours(one) for one in found if not _is_server_tool(one)]
+        return [_read_by_its_words(one) for one in found]
 
     def configure(
         self, config: SessionConfig, tools: Sequence[ToolSpec], only: Sequence[str] | None
@@ -79,19 +76,8 @@ def _so_far(found: list[i.AnyInput]) -> list[i.AnyInput]:
     ]
 
 
-def _is_server_tool(found: i.AnyInput) -> bool:
-    item = getattr(found, "item", None)
-    return isinstance(item, i.Item) and _is_foreign(item)
-
-
-def _is_foreign(item: i.Item) -> bool:
-    return item.type == "function_call" and (item.name or "").split(".")[0] in SERVER_TOOLS
-
-
-def _ours(found: i.AnyInput) -> i.AnyInput:
+def _read_by_its_words(found: i.AnyInput) -> i.AnyInput:
     match found:
-        case i.ResponseDone(output=output):
-            return replace(found, output=[item for item in output if not _is_foreign(item)])
         case i.ProviderRefused(meaning="other", message=message):
             # Its codes are others than OpenAI's; the words are much the same.
             words = message.lower()

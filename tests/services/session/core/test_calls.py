@@ -30,6 +30,7 @@ from voicebus.services.session.testing import (
     created,
     done,
     events,
+    kinds,
     of,
     refused,
     replies,
@@ -702,3 +703,35 @@ def test_only_what_we_gave_of_a_call_is_its_output() -> None:
     assert not calls.is_output(d, i.Item(item_id="o", type=kind, call_id="foreign"))
     assert not calls.is_output(d, i.Item(item_id="o", type=kind))
     assert not calls.is_output(d, i.Item(item_id="m", type="message"))
+
+
+RUNS = Capabilities(runs_tools=True)
+
+
+def test_a_call_to_a_tool_that_the_provider_runs_is_nobodys_to_answer() -> None:
+    stage = Stage(tools=[tool("web_search")], capabilities=RUNS)
+
+    effects = stage.play(
+        created(),
+        *call("r1", "theirs", "x_search"),
+        i.ArgumentsWords(response_id="r1", item_id="item-theirs", call_id="theirs", delta="{"),
+        done(output=[call_item("theirs", "x_search")]),
+    )
+
+    assert kinds(effects) == ["assistant_turn_started", "assistant_turn_completed"]
+    assert requests(effects) == []
+
+
+def test_a_tool_of_ours_may_have_the_name_of_one_of_the_providers() -> None:
+    stage = Stage(tools=[tool("web_search")], capabilities=RUNS)
+
+    effects = stage.play(created(), *call("r1", "c1", "web_search"), done())
+
+    assert [one.tool for one in of(effects, fx.Submit)] == ["web_search"]
+
+
+def test_a_call_of_the_providers_in_a_response_that_was_given_up_is_left_alone() -> None:
+    stage = Stage(capabilities=RUNS)
+    stage.play(created(), done())
+
+    assert requests(stage.play(*call("r1", "theirs", "x_search"))) == []

@@ -64,15 +64,8 @@ def test_a_completed_transcript_is_final() -> None:
     assert found.final
 
 
-@pytest.mark.parametrize("name", ["web_search", "x_search", "mcp.github"])
-def test_a_tool_it_runs_itself_is_nobodys_to_answer(name: str) -> None:
-    item = {"id": "f", "type": "function_call", "call_id": "c", "name": name}
-    mine = {**item, "id": "g", "call_id": "d", "name": "weather"}
-
-    assert read(type="response.output_item.done", response_id="r", item=item) == []
-    (done,) = read(type="response.done", response={"id": "r", "output": [item, mine]})
-    assert isinstance(done, i.ResponseDone)
-    assert [one.call_id for one in done.output] == ["d"]
+def test_it_runs_tools_of_its_own() -> None:
+    assert XAI().capabilities.runs_tools
 
 
 @pytest.mark.parametrize(
