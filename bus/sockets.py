@@ -221,7 +221,11 @@ class Router(Socket):
     """Answers many peers: `receive(route, frames)`. A REQ's empty frame is handled by the route."""
 
     def __init__(
-        self, sockets: "Sockets", receive: Callable[[Route, Frames], None], queue: int
+        self,
+        sockets: "Sockets",
+        receive: Callable[[Route, Frames], None],
+        queue: int,
+        max_frame_bytes: int,
     ) -> None:
         def split(frames: list[bytes]) -> None:
             if len(frames) > 1 and frames[1] == b"":
@@ -240,6 +244,7 @@ class Router(Socket):
                 zmq.ROUTER_HANDOVER: 1,
                 zmq.SNDHWM: queue,
                 zmq.RCVHWM: queue,
+                zmq.MAXMSGSIZE: max_frame_bytes,
             },
         )
 
@@ -393,10 +398,16 @@ class Sockets:
         self._open.discard(socket)
 
     def router(
-        self, endpoint: str, receive: Callable[[Route, Frames], None], *, queue: int = 1000
+        self,
+        endpoint: str,
+        receive: Callable[[Route, Frames], None],
+        *,
+        queue: int = 1000,
+        max_frame_bytes: int = MAX_MESSAGE_BYTES,
     ) -> Router:
-        """A bound ROUTER."""
-        return self._bound(Router(self, receive, queue), endpoint)
+        """A bound ROUTER. A longer frame ends its sender's connection: `queue` of them wait for us
+        in memory."""
+        return self._bound(Router(self, receive, queue, max_frame_bytes), endpoint)
 
     def dealer(
         self, endpoint: str, receive: Callable[[Frames], None], *, name: str, queue: int = 1000

@@ -20,7 +20,7 @@ from voicebus.services.session.conversation import Conversation
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import rights
 from voicebus.services.session.core.commands import CORE_COMMANDS
-from voicebus.services.session.desk import Desk, Refused, typed
+from voicebus.services.session.desk import MAX_COMMAND_BYTES, Desk, Refused, typed
 from voicebus.services.session.journal import Journal
 from voicebus.services.session.links import TransportLink
 from voicebus.services.session.pool import ToolPool
@@ -77,7 +77,9 @@ class Reception:
     def bind(self) -> None:
         """From here on commands come in."""
         self._commands = self._runtime.sockets.router(
-            self._runtime.endpoints.commands(self._number), self._commanded
+            self._runtime.endpoints.commands(self._number),
+            self._commanded,
+            max_frame_bytes=2 * MAX_COMMAND_BYTES,
         )
 
     def catalogue_changed(self) -> None:

@@ -95,7 +95,12 @@ class Switchboard:
         self._link_socket = runtime.sockets.router(endpoints.link(number), self._from_session)
         self._link: Link[Conversation] = Link(self._link_socket.send, self._loop.call_later)
         self._publisher = runtime.sockets.publisher(self._audio_out, self._subscribed)
-        runtime.sockets.router(self._audio_in, self._from_caller)
+        runtime.sockets.router(
+            self._audio_in,
+            self._from_caller,
+            # What is a little too long is told; what has nothing to do with sound is not read.
+            max_frame_bytes=2 * self._settings.max_sound_frame_bytes,
+        )
 
     # --- from the session processes ---------------------------------------------------------
 

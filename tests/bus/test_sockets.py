@@ -182,6 +182,31 @@ async def test_a_subscription_whose_signal_a_send_takes_along_is_seen_all_the_sa
         assert await next_of(changed) == f"event/{number}/".encode()
 
 
+async def test_a_frame_beyond_the_limit_costs_its_sender_the_connection_and_nobody_else(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    heard: asyncio.Queue[list[bytes]] = asyncio.Queue()
+    sockets.router(
+        endpoints.commands(0),
+        lambda route, frames: heard.put_nowait(list(frames)),
+        max_frame_bytes=1000,
+    )
+    one, other = (
+        sockets.dealer(endpoints.commands(0), lambda frames: None, name=name)
+        for name in ("one", "other")
+    )
+
+    one.send([b"x" * 1001])
+    other.send([b"x" * 1000])
+    assert await next_of(heard) == [b"x" * 1000]
+
+    async with asyncio.timeout(PATIENCE_S):
+        while heard.empty():  # what is said before the connection has ended is lost with it
+            one.send([b"again"])
+            await asyncio.sleep(0.01)
+    assert heard.get_nowait() == [b"again"]
+
+
 async def test_many_who_subscribe_to_the_same_at_once_are_told_together(
     sockets: Sockets, endpoints: Endpoints
 ) -> None:
