@@ -45,6 +45,7 @@ ALLOWED = frozenset(
 )
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def is_secret(name: str) -> bool:
@@ -71,6 +72,13 @@ def die_with_parent(*, really: bool = True) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL if really else 0, 0, 0, 0)
 
 
+def adopt_orphans() -> None:
+    """What descends from this process and loses its parent becomes its child, not the child of
+    process 1: a daemon that has left its group and its session is still found. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
 def name_process(name: str) -> None:
     """What `ps -o comm` and `top` show, at most 15 bytes. Linux only."""
     if sys.platform == "linux":
@@ -93,6 +101,16 @@ def descendants(pid: int) -> list[int]:
     while frontier:
         frontier = [one for parent in frontier for one in children.get(parent, ())]
         found += frontier
+    return found
+
+
+def children() -> list[int]:
+    """The processes whose parent this process is, those that it adopted included. Linux only."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in os.listdir("/proc/self/task"):
+            with open(f"/proc/self/task/{task}/children", "rb") as file:
+                found += map(int, file.read().split())
     return found
 
 

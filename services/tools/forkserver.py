@@ -13,11 +13,15 @@ import select
 import signal
 import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 
 from voicebus.bus.messages import work
 from voicebus.services.tools import confine, pipe, runner, toolbox
+
+CLEAR_ROUNDS = 100
+CLEAR_PAUSE_S = 0.01
 
 
 def serve(
@@ -34,18 +38,21 @@ def serve(
     os.set_blocking(wake_write, False)
     signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    confine.adopt_orphans()
+    own = set(confine.children())  # what the tool modules started when they were imported
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake_read, select.POLLIN)
     while True:
-        poll.poll()
+        ready = {descriptor for descriptor, _ in poll.poll()}
         with contextlib.suppress(BlockingIOError):
             os.read(wake_read, 4096)
         _report_the_dead(control, children, reported)
+        _end_orphans(own.union(children.values()))
+        if control.fileno() not in ready:
+            continue  # recv_fds does not pass its flags on: it would wait, and no death be told
         try:
-            data, descriptors, _, _ = socket.recv_fds(control, 65536, 12, flags=socket.MSG_DONTWAIT)
-        except (BlockingIOError, InterruptedError):
-            continue
+            data, descriptors, _, _ = socket.recv_fds(control, 65536, 12)
         except ConnectionError:
             data = b""
         if not data:
@@ -109,12 +116,32 @@ def _ended(pid: int) -> tuple[int | None, int | None] | None:
     return None, found.si_status
 
 
+def _end_orphans(expected: set[int]) -> None:
+    """What a runner leaves behind comes to us when it ends, whatever group or session it is in.
+
+    Its own children come next, when it has ended, and the signal that tells it brings us here.
+    """
+    for pid in set(confine.children()) - expected:
+        confine.kill([pid])
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+
+
 def _clear_away(children: dict[int, int]) -> None:
     """The host is gone: end all runners, and all that they started."""
-    confine.kill(confine.descendants(os.getpid()))
     for pid in children.values():
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
+    # What the dead had started is ours a moment later. Some may be beyond our reach.
+    for _ in range(CLEAR_ROUNDS):
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        found = confine.descendants(os.getpid())
+        if not found:
+            return
+        confine.kill(found)
+        time.sleep(CLEAR_PAUSE_S)
 
 
 def _reap(children: dict[int, int], reported: set[int], number: int) -> None:

@@ -29,8 +29,9 @@ class Ladder:
 
     @property
     def is_forced(self) -> bool:
-        """Whether its process has been sent a signal that ends it."""
-        return self.stage in ("terminated", "killed")
+        """Whether its process has been sent a signal: its end is our doing from then on. The one
+        that asks for a stack ends a process whose tool has changed what signals do."""
+        return self.stage in ("dumped", "terminated", "killed")
 
 
 def cancel(ladder: Ladder, at: float, reason: str) -> tuple[Ladder, tuple[Action, ...]]:

@@ -5,6 +5,8 @@ Never pickle: what a runner says is data, whatever its tool did to the process.
 
 import socket
 import struct
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -17,6 +19,10 @@ _LENGTH = struct.Struct(">I")
 
 class BadPipe(ValueError):
     """The other side does not speak the protocol; its process is beyond trust."""
+
+
+UNREADABLE = (BadPipe, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What reading may raise when the other side's tool has written over the link or its memory."""
 
 
 class Down(msgspec.Struct, tag_field="kind", frozen=True, kw_only=True):
@@ -80,6 +86,8 @@ class Done(Up, tag="done", frozen=True, kw_only=True):
     began: bool = True
     grown_kb: int = 0
     """How much more memory the process holds than when it was ready."""
+    children: int = 0
+    """How many processes hang on it that its calls have left behind; counted now and then."""
 
 
 class Orders(msgspec.Struct, tag_field="kind", frozen=True, kw_only=True):
@@ -152,20 +160,20 @@ class Splitter:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[bytes]:
-        """The bodies that are complete. Raises BadPipe for an impossible length."""
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The bodies that are complete, one after the other. Raises BadPipe for an impossible
+        length, after all that came before it: that a call began must not be lost."""
         self._buffer += data
-        found: list[bytes] = []
         while len(self._buffer) >= _LENGTH.size:
             (length,) = _LENGTH.unpack_from(self._buffer)
             if length > MESSAGE_LIMIT_BYTES:
                 raise BadPipe(f"a message of {length} bytes, the limit is {MESSAGE_LIMIT_BYTES}")
             end = _LENGTH.size + length
             if len(self._buffer) < end:
-                break
-            found.append(bytes(self._buffer[_LENGTH.size : end]))
+                return
+            body = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
-        return found
+            yield body
 
 
 class Link:
@@ -174,11 +182,16 @@ class Link:
     def __init__(self, sock: socket.socket) -> None:
         self.socket = sock
         self._splitter = Splitter()
+        self._sending = threading.Lock()
         self.is_closed = False
 
     def send(self, message: Up) -> None:
-        """Returns when it is in the kernel. Raises OSError when the host is gone."""
-        self.socket.sendall(pack(message))
+        """Returns when it is in the kernel. Raises OSError when the host is gone.
+
+        From any thread: a long message goes in pieces, between which another must not come.
+        """
+        with self._sending:
+            self.socket.sendall(pack(message))
 
     def poll(self) -> list[Run | Stop]:
         """What has come; sets `is_closed` when the host is gone."""

@@ -22,6 +22,8 @@ TOMBSTONES = 256
 SPAWN_FAILURES = 5
 """So many runners in a row that ended before they were ready: the tools cannot be run at all."""
 RESTART_S = 0.5
+CHILDREN_LIMIT = 64
+"""A runner on which more processes hang, dead ones included, is replaced: nobody waits for them."""
 
 
 class Listener(Protocol):
@@ -311,6 +313,7 @@ class Pool:
             stopped
             or slot.served >= self.settings.recycle_calls
             or done.grown_kb >= self.settings.recycle_kb
+            or done.children >= CHILDREN_LIMIT
         ):
             slot.is_leaving = True
         status = done.status
@@ -401,6 +404,9 @@ class Pool:
             others = ", ".join(sorted({f"'{other.call.tool}'" for other in forced}))
             words = f"its process was stopped because {others} in it would not stop"
             self._end(one, "lost", words, began=one.has_begun)
+        elif slot.process.is_garbled:
+            words = "the tool wrote over its runner's link to the host, and was killed"
+            self._end(one, "crashed", words, began=True, tail=tail, how=how)
         elif not one.has_begun:
             self._end(one, "lost", f"its process {how} before it began", began=False)
         else:

@@ -92,6 +92,8 @@ class RunnerProcess:
     ended: Exit | None = None
     dump: Tail = field(default_factory=lambda: Tail(DUMP_LIMIT_BYTES))
     is_closed: bool = False
+    is_garbled: bool = False
+    """What it said could not be read, and it was killed for that."""
 
     def __post_init__(self) -> None:
         self._splitter = pipe.Splitter()
@@ -135,8 +137,9 @@ class RunnerProcess:
         try:
             for body in self._splitter.feed(data):
                 self.on_message(self, pipe.UP.decode(body))
-        except (pipe.BadPipe, msgspec.DecodeError, UnicodeDecodeError) as error:
+        except pipe.UNREADABLE as error:
             # Its tool has written over the link or its memory: nothing it says counts.
+            self.is_garbled = True
             self.tail.add(f"the runner's link carries nonsense: {error}\n".encode())
             self.loop.remove_reader(self.link)
             self.signal(signal.SIGKILL)
@@ -157,7 +160,7 @@ class RunnerProcess:
 
     def catch_up(self) -> None:
         """Take in what it said and printed before it ended."""
-        with contextlib.suppress(OSError, pipe.BadPipe, msgspec.DecodeError):
+        with contextlib.suppress(OSError, *pipe.UNREADABLE):
             while data := self.link.recv(OUTPUT_READ_BYTES):
                 for body in self._splitter.feed(data):
                     self.on_message(self, pipe.UP.decode(body))

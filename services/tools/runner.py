@@ -9,10 +9,12 @@ import contextlib
 import faulthandler
 import logging
 import os
+import re
 import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections import OrderedDict
@@ -32,6 +34,10 @@ PROGRESS_EVERY_S = 0.05
 PROGRESS_LIMIT = 500
 MESSAGE_LIMIT = 2000
 TOMBSTONES = 256
+DEPTH_LIMIT = 200
+"""Lists in lists in dicts: whoever reads the result after us must be able to."""
+COUNT_CHILDREN_EVERY = 32
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
 Key = tuple[str, str]
 _cancels = msgspec.json.Decoder(events.Cancel)
@@ -68,6 +74,7 @@ def main(
     code = 1
     try:
         os.setsid()
+        confine.adopt_orphans()
         confine.die_with_parent()
         if os.getppid() != parent:
             os._exit(1)  # it died between the fork and the line above
@@ -131,6 +138,8 @@ class Runner:
         self.orders: list[pipe.Run] = []
         self._memory_kb = _memory_kb()
         self._pid = os.getpid()
+        self._looking = threading.Lock()
+        self._calls = 0
         self._has_made_way = False
 
     def make_way(self) -> None:
@@ -179,16 +188,27 @@ class Runner:
             attempt=order.attempt,
             budget_s=order.budget_s,
             poll=lambda: self._look(key, call),
-            wake_fds=lambda: [self.link.socket.fileno(), self.watch.fd],
-            tell=teller.tell,
+            wake_fds=lambda: [self.link.socket.fileno(), self.watch.fd] if self._is_here else [],
+            tell=lambda text: teller.tell(text) if self._is_here else None,
             secrets=order.secrets,
         )
         if tool.signature.context_parameter is not None:
             arguments[tool.signature.context_parameter] = call.context
         return call
 
+    @property
+    def _is_here(self) -> bool:
+        """Whether this is the runner, and not a child that a tool has forked: two processes that
+        read one link or one ZeroMQ socket take each other's words away."""
+        return os.getpid() == self._pid
+
     def _look(self, key: Key, call: "Prepared") -> str | None:
-        self.listen()
+        # Tools hand their context to threads of theirs. One looks for all.
+        if self._is_here and self._looking.acquire(blocking=False):
+            try:
+                self.listen()
+            finally:
+                self._looking.release()
         reason = self.cancelled.get(key)
         if reason is not None:
             call.saw_cancel()
@@ -196,21 +216,24 @@ class Runner:
 
     def done(self, call: "Prepared", outcome: "Outcome") -> None:
         """Tell the host how it ended."""
-        if os.getpid() != self._pid:
+        if not self._is_here:
             os._exit(1)  # the tool forked, and its child came back instead of ending
         with contextlib.suppress(Exception):  # the tool may have closed it
             sys.stdout.flush()
         order = call.order
+        self._calls += 1
+        is_counted = self._calls % COUNT_CHILDREN_EVERY == 0
         self.link.send(
             pipe.Done(
                 session_id=order.session_id,
                 call_id=order.call_id,
                 status=outcome.status,
                 result=msgspec.Raw(outcome.result),
-                message=outcome.message[:MESSAGE_LIMIT],
+                message=_encodable(outcome.message[:MESSAGE_LIMIT]),
                 duration_ms=round((time.perf_counter() - call.began_at) * 1000, 3),
                 cancel_seen_us=call.cancel_seen_us,
                 grown_kb=max(0, _memory_kb() - self._memory_kb),
+                children=len(confine.children()) if is_counted else 0,
             )
         )
 
@@ -232,6 +255,12 @@ class Runner:
                 "error",
                 message=f"the result of '{tool}' has {len(body)} bytes, the limit is {limit}; "
                 "return less, or a file's name",
+            )
+        if _is_deeper(body, DEPTH_LIMIT):
+            return Outcome(
+                "error",
+                message=f"the result of '{tool}' is nested more than {DEPTH_LIMIT} levels deep; "
+                "return something flatter",
             )
         return Outcome("ok", result=body)
 
@@ -281,7 +310,7 @@ class _Teller:
             pipe.Said(
                 session_id=self._order.session_id,
                 call_id=self._order.call_id,
-                text=text[:PROGRESS_LIMIT],
+                text=_encodable(text[:PROGRESS_LIMIT]),
             )
         )
 
@@ -296,18 +325,49 @@ def _refused(order: pipe.Run, status: work.Status, message: str) -> pipe.Done:
     )
 
 
-def failed_with(error: BaseException) -> Outcome:
-    """What a tool raised. Its traceback goes to the captured standard error."""
-    if isinstance(error, Cancelled):
-        return Outcome("cancelled", message=f"cancelled ({error.reason})")
+def failed_with(error: BaseException, stopped: str | None) -> Outcome:
+    """What a tool raised. Its traceback goes to the captured standard error.
+
+    `stopped`: why it was asked to stop; None if it was not.
+    """
+    is_stop = isinstance(error, Cancelled | asyncio.CancelledError)
+    if is_stop and stopped is not None:
+        return Outcome("cancelled", message=f"cancelled ({stopped})")
     trace = error.__traceback__
-    # Without the frame that is ours.
-    traceback.print_exception(type(error), error, trace.tb_next if trace is not None else None)
-    if isinstance(error, SystemExit):
-        return Outcome("error", message=f"the tool called sys.exit({error.code!r})")
-    text = str(error)
+    with contextlib.suppress(Exception):  # the tool may have closed its standard error
+        # Without the frame that is ours.
+        traceback.print_exception(type(error), error, trace.tb_next if trace is not None else None)
     name = type(error).__name__
+    if is_stop:
+        return Outcome("error", message=f"the tool raised {name}, though nobody stopped it")
+    try:
+        if isinstance(error, SystemExit):
+            return Outcome("error", message=f"the tool called sys.exit({error.code!r})")
+        text = str(error)
+    except Exception as worse:
+        text = f"(its text cannot be had: {type(worse).__name__})"
     return Outcome("error", message=f"{name}: {text}" if text else name)
+
+
+def _encodable(text: str) -> str:
+    """The same, with an escape for each half of a character."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_deeper(body: bytes, levels: int) -> bool:
+    """Whether this JSON has more lists and objects in each other than that."""
+    if body.count(b"[") + body.count(b"{") <= levels:
+        return False
+    depth = 0
+    for token in _TOKENS.finditer(body):
+        first = body[token.start()]
+        if first in b"[{":
+            depth += 1
+            if depth > levels:
+                return True
+        elif first in b"]}":
+            depth -= 1
+    return False
 
 
 def _memory_kb() -> int:
@@ -349,7 +409,11 @@ def _run(runner: Runner, order: pipe.Run) -> None:
     try:
         outcome = runner.ended_with(order.tool, call.tool.target(**call.arguments))
     except BaseException as error:  # also sys.exit() and Cancelled: this process goes on
-        outcome = failed_with(error)
+        key = (order.session_id, order.call_id)
+        outcome = failed_with(error, call.context.reason or runner.cancelled.get(key))
+    # Neither an alarm of this call nor what it made of a signal may end the next one.
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for name, value in usual.items():
         os.environ.pop(name, None)
         if value is not None:
@@ -417,8 +481,6 @@ async def _run_async(runner: Runner, call: Prepared) -> None:
     call.began_at = time.perf_counter()
     try:
         outcome = runner.ended_with(order.tool, await call.tool.target(**call.arguments))
-    except asyncio.CancelledError:
-        outcome = Outcome("cancelled", message=f"cancelled ({call.context.reason})")
     except BaseException as error:
-        outcome = failed_with(error)
+        outcome = failed_with(error, call.context.reason)
     runner.done(call, outcome)

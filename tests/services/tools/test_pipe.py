@@ -15,4 +15,13 @@ def test_messages_come_out_as_they_went_in_however_they_are_cut() -> None:
 
 def test_an_impossible_length_is_no_message() -> None:
     with pytest.raises(pipe.BadPipe, match="limit"):
-        pipe.Splitter().feed(b"\xff\xff\xff\xff")
+        list(pipe.Splitter().feed(b"\xff\xff\xff\xff"))
+
+
+def test_what_came_before_the_nonsense_is_heard() -> None:
+    begun = pipe.Begun(session_id="s", call_id="c")
+    bodies = pipe.Splitter().feed(pipe.pack(begun) + b"nonsense")
+
+    assert pipe.UP.decode(next(bodies)) == begun
+    with pytest.raises(pipe.BadPipe):
+        next(bodies)
