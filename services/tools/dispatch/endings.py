@@ -70,6 +70,7 @@ def _settle(
         worker=label,
         at=at,
         repeat_at=at + state.limits.repeat_s,
+        lost_attempts=frozenset(call.lost_attempts),
     )
     _tell(call.peer, outcome, effects)
     effects.append(

@@ -97,6 +97,8 @@ class Ended:
     at: float
     repeat_at: float
     repeats: int = 0
+    lost_attempts: frozenset[str] = frozenset()
+    """Workers that had it and were lost."""
 
 
 @dataclass(kw_only=True)

@@ -276,11 +276,13 @@ def _loss(state: State, at: float, call: Call, worker: Worker, effects: list[Eff
 
 def remember(state: State, effects: list[Effect]) -> None:
     """Keep the list of workers that a successor has to hear before it runs a `once` call again."""
-    if not state.ended:
-        # Every outcome is known to its session: of the lost workers only those still matter
-        # whose calls are being tried again.
-        open_attempts = {label for call in state.calls.values() for label in call.lost_attempts}
-        state.departed &= open_attempts
+    if state.departed:
+        # Of the lost workers only those still matter that had a call which goes on, or whose
+        # outcome its session may not know.
+        had = {label for call in state.calls.values() for label in call.lost_attempts}
+        for ended in state.ended.values():
+            had |= {*ended.lost_attempts, ended.worker or ""}
+        state.departed &= had
     here = {worker.label for worker in state.workers.values()}
     names = tuple(sorted(here | state.missing | state.departed))
     if names != state.remembered:

@@ -637,6 +637,22 @@ def test_workers_are_remembered_while_a_session_may_not_know_what_they_did() -> 
     assert pool.state.remembered == ()
 
 
+def test_a_lost_worker_is_forgotten_when_its_own_calls_are_known_however_busy_the_others() -> None:
+    pool = Pool()
+    pool.join("w1", free=1)
+    pool.submit("c1", "pay")
+    pool.join("w2")
+    pool.feed(WorkerUnreachable(pool.at, "w1"))
+    pool.submit("c2")
+    pool.result("c2", "w2")
+    before = pool.state.remembered
+    pool.ack("c1")
+
+    assert before == ("w1/i1", "w2/i1")
+    assert set(pool.state.ended) == {(SESSION, "c2")}
+    assert pool.state.remembered == ("w2/i1",)
+
+
 # --- catalogue --------------------------------------------------------------------------------
 
 
