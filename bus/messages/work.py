@@ -51,6 +51,9 @@ class Follow(ToDispatcher, tag="follow", frozen=True, kw_only=True):
 
     shard: int
     inc: str
+    dispatcher: str = ""
+    """The dispatcher's incarnation whose catalogue it has heard, once it has submitted all its
+    open calls to it again."""
 
 
 class SubmitCall(ToDispatcher, tag="submit", frozen=True, kw_only=True):

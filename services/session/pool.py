@@ -46,6 +46,10 @@ class ToolPool:
         """Ask for the catalogue, now and at each change."""
         self.send(work.Follow(shard=self._shard, inc=self._inc))
 
+    def caught_up(self) -> None:
+        """Tell this dispatcher that all open calls have been submitted to it again."""
+        self.send(work.Follow(shard=self._shard, inc=self._inc, dispatcher=self._peer_inc))
+
     def send(self, message: work.ToDispatcher) -> None:
         """Queued until the dispatcher is there."""
         self._dealer.send([encode(message)])
@@ -57,9 +61,12 @@ class ToolPool:
             log.warning("pool.refused", why=str(error))
             return
         if isinstance(message, work.ToolCatalogue):
-            restarted = self.known and message.inc != self._peer_inc
+            is_new = message.inc != self._peer_inc
+            restarted = self.known and is_new
             self._peer_inc, self.known = message.inc, True
             self.catalogue = {tool.name: tool for tool in message.tools}
             self._changed(restarted)
+            if is_new:
+                self.caught_up()
         else:
             self._received(message)

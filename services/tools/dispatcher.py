@@ -67,6 +67,7 @@ class Dispatcher:
                 breaker_cooling_s=settings.breaker_cooling_s,
             ),
             self._memory.read(),
+            runtime.cell.shards,
         )
         self._inbox: deque[Event] = deque()
         self._is_stepping = False

@@ -142,6 +142,10 @@ def _session_said(
 
 
 def _follow(state: State, peer: str, message: work.Follow, effects: list[Effect]) -> None:
+    if message.dispatcher == state.inc:
+        state.caught_up.add(message.shard)
+        workers.remember(state, effects)
+        return
     if state.followers.get(peer) == message:
         return  # its sign of life
     for other, known in list(state.followers.items()):
@@ -203,7 +207,7 @@ def _submit(
         _admit(state, at, call, effects)
     elif state.is_settled:
         if message.resubmit and not _may_run(state, call):
-            end(state, at, call, "unknown", _MAY_HAVE_RUN, effects)
+            _cannot_know(state, at, call, effects)
         else:
             _admit(state, at, call, effects)
     else:
@@ -214,6 +218,12 @@ _MAY_HAVE_RUN = (
     "the tool may or may not have run: the process that had the call is gone. "
     "Check before trying it again"
 )
+
+
+def _cannot_know(state: State, at: float, call: Call, effects: list[Effect]) -> None:
+    """Any of those that are missing may have had it."""
+    call.lost_attempts |= state.missing
+    end(state, at, call, "unknown", _MAY_HAVE_RUN, effects)
 
 
 def _may_run(state: State, call: Call) -> bool:
@@ -281,7 +291,7 @@ def _look_for_tool(state: State, at: float, call: Call, effects: list[Effect]) -
     assert call.submit is not None
     if call.submit.resubmit and not _may_run(state, call):
         # Only now it is known what a second run would do.
-        end(state, at, call, "unknown", _MAY_HAVE_RUN, effects)
+        _cannot_know(state, at, call, effects)
     else:
         _admit(state, at, call, effects)
 
@@ -354,7 +364,7 @@ def _settle(state: State, at: float, effects: list[Effect]) -> None:
         if call.worker is not None:
             continue
         if call.submit.resubmit and not _may_run(state, call):
-            end(state, at, call, "unknown", _MAY_HAVE_RUN, effects)
+            _cannot_know(state, at, call, effects)
         elif call.cancel_reason is not None:
             words = f"cancelled before it began ({call.cancel_reason})"
             end(state, at, call, "cancelled", words, effects)

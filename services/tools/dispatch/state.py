@@ -126,6 +126,10 @@ class State:
     last_at: float
     look_at: float
     """Nothing becomes due before this."""
+    shards: int = 1
+    """How many session processes there are."""
+    caught_up: set[int] = field(default_factory=set)
+    """Those that have submitted all their open calls to us."""
     departed: set[str] = field(default_factory=set)
     """Workers that were lost while some session may still have to hear of their calls."""
     followers: dict[str, work.Follow] = field(default_factory=dict)
@@ -152,7 +156,9 @@ class State:
     next_order: int = 0
 
 
-def fresh(inc: str, at: float, limits: Limits, predecessors: tuple[str, ...] = ()) -> State:
+def fresh(
+    inc: str, at: float, limits: Limits, predecessors: tuple[str, ...] = (), shards: int = 1
+) -> State:
     """The state of a dispatcher that has just started.
 
     `predecessors` are the workers that an earlier dispatcher of this run folder remembered.
@@ -165,4 +171,5 @@ def fresh(inc: str, at: float, limits: Limits, predecessors: tuple[str, ...] = (
         remembered=tuple(sorted(predecessors)),
         last_at=at,
         look_at=at + limits.settle_s,
+        shards=shards,
     )

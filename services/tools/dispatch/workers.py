@@ -276,18 +276,34 @@ def _loss(state: State, at: float, call: Call, worker: Worker, effects: list[Eff
 
 def remember(state: State, effects: list[Effect]) -> None:
     """Keep the list of workers that a successor has to hear before it runs a `once` call again."""
-    if state.departed:
+    missing = state.missing
+    if state.departed or missing:
         # Of the lost workers only those still matter that had a call which goes on, or whose
         # outcome its session may not know.
         had = {label for call in state.calls.values() for label in call.lost_attempts}
         for ended in state.ended.values():
             had |= {*ended.lost_attempts, ended.worker or ""}
         state.departed &= had
+        if _is_accounted(state):
+            missing = missing & had
     here = {worker.label for worker in state.workers.values()}
-    names = tuple(sorted(here | state.missing | state.departed))
+    names = tuple(sorted(here | missing | state.departed))
     if names != state.remembered:
         state.remembered = names
         effects.append(RememberWorkers(names))
+
+
+def _is_accounted(state: State) -> bool:
+    """Whether all that the predecessor had handed out has been asked for, and judged: then those
+    that are missing can have had none of the calls that we were given since."""
+    return (
+        state.is_settled
+        and len(state.caught_up) >= state.shards
+        and not any(
+            call.worker is None and (call.submit is None or call.submit.resubmit)
+            for call in state.calls.values()
+        )
+    )
 
 
 # --- catalogue --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from voicebus.bus.messages import work
@@ -651,6 +652,41 @@ def test_a_lost_worker_is_forgotten_when_its_own_calls_are_known_however_busy_th
     assert before == ("w1/i1", "w2/i1")
     assert set(pool.state.ended) == {(SESSION, "c2")}
     assert pool.state.remembered == ("w2/i1",)
+
+
+CAUGHT_UP = work.Follow(shard=0, inc="a", dispatcher="d1")
+
+
+def test_a_successor_need_not_hear_those_whose_calls_have_all_been_judged() -> None:
+    pool = Pool(settled=False, predecessors=("w1/i0", "w2/i1"))
+    pool.join("w2")
+    pool.submit("c1", "pay", resubmit=True)
+    pool.session(CAUGHT_UP)
+    before = pool.state.remembered
+    pool.wait(2, ("w2",))
+    judged = pool.state.remembered
+    pool.ack("c1")
+
+    assert pool.outcome("c1") == "unknown"
+    # Until its session knows that, a successor might be asked for it, and must say the same.
+    assert before == judged == ("w1/i0", "w2/i1")
+    assert pool.state.remembered == ("w2/i1",)
+
+
+@pytest.mark.parametrize("said", [work.Follow(shard=0, inc="a"), None])
+def test_without_the_word_of_every_session_process_they_are_remembered(said: Any) -> None:
+    pool = Pool(settled=False, predecessors=("w1/i0",))
+    pool.state.shards = 2
+    pool.join("w2")
+    pool.session(CAUGHT_UP)
+    if said is not None:
+        pool.session(msgspec.structs.replace(said, shard=1))
+    pool.wait(2, ("w2",))
+    pool.submit("c1")
+    pool.result("c1", "w2")
+    pool.ack("c1")
+
+    assert pool.state.remembered == ("w1/i0", "w2/i1")
 
 
 # --- catalogue --------------------------------------------------------------------------------

@@ -208,18 +208,23 @@ class Interleavings(RuleBasedStateMachine):
     def host_dies(self, which: int) -> None:
         self.hosts[which] = self.new_host(self.hosts[which].name)
 
-    @rule()
-    def dispatcher_dies(self) -> None:
+    @rule(asked=st.booleans())
+    def dispatcher_dies(self, asked: bool) -> None:
+        """`asked`: it lives long enough to be asked for the calls that are open."""
         self.to_session.clear()
         for host in self.hosts:
             host.mail.clear()
         self.start_dispatcher()
+        if not asked:
+            return
         for call_id in sorted(self.owed):
             self.send_submit(call_id, again=True)
+        caught_up = work.Follow(shard=0, inc="a", dispatcher=self.state.inc)
+        self.feed(SessionSaid(self.at, "session", caught_up))
 
     @rule(which=st.integers(0, 1))
     def dispatcher_and_host_die(self, which: int) -> None:
-        self.dispatcher_dies()
+        self.dispatcher_dies(asked=True)
         self.host_dies(which)
 
     @rule(seconds=st.sampled_from([0.1, 0.5, 2.0, 5.0]), silent=st.booleans())
@@ -244,6 +249,7 @@ class Interleavings(RuleBasedStateMachine):
         assert all(times <= 3 * self.incs for times in self.ran.values())
 
     def teardown(self) -> None:
+        self.dispatcher_dies(asked=True)  # whatever was never asked for is asked for now
         for _ in range(400):
             if not self.owed:
                 self.once_is_once()
