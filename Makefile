@@ -1,7 +1,7 @@
 # make run     install what is needed and show all of it: `voicebus demo`
 # make test    install what is needed and run the tests
 # make chaos   MINUTES=10: kill, freeze and cut at random while conversations go on; the table;
-#              before that, CALLS=10000 of the tool pool alone. SEED=… repeats a run
+#              before that, CALLS=10000 to tools while the pool is killed. SEED=… repeats a run
 # make matrix  each process at each moment of a conversation, killed and frozen; five minutes
 # make soak    MINUTES=60: twenty conversations at a time; memory and descriptors, and a picture
 # make bench   measure: ours beside a bare client, each goal with its figure; under ten minutes

@@ -129,3 +129,23 @@ def tools(asked: Mapping[str, int], told: Mapping[tuple[int, str], int]) -> list
         if n > 1
     ]
     return faults
+
+
+def runs(
+    events: Sequence[Header], begun: Mapping[str, int], effects: Mapping[str, str], *, most: int
+) -> list[str]:
+    """What was run against what was told: nothing that must happen once began twice.
+
+    `begun`: call id -> how often its tool's code began, as the tool itself noted. `effects`: tool
+    -> its effects. `most`: so many attempts at most of what may be run again.
+    """
+    names = {one["data"]["call_id"]: one["data"]["name"] for one in events if one["kind"] in ENDS}
+    ok = {one["data"]["call_id"] for one in events if one["kind"] == ENDS[0]}
+    faults = [f"call {call} ran, and no event tells how it ended" for call in begun.keys() - names]
+    faults += [f"call {call} is ok and never ran" for call in ok - begun.keys()]
+    for call, times in begun.items():
+        tool = names.get(call, "")
+        limit = most if effects.get(tool) in ("none", "idempotent") else 1
+        if times > limit:
+            faults.append(f"call {call} of {tool} began {times} times, {limit} allowed")
+    return faults

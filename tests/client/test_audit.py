@@ -121,3 +121,22 @@ def test_a_call_goes_out_once_and_its_output_once_to_each_connection() -> None:
         "call c1 was submitted 2 times",
         "the output of call c1 was sent 2 times on connection 1",
     ]
+
+
+@pytest.mark.parametrize(
+    ("begun", "told"),
+    [
+        ({"c1": 1, "c2": 1}, []),
+        ({"c1": 1, "c2": 3}, []),
+        ({"c1": 2, "c2": 1}, ["call c1 of pay began 2 times, 1 allowed"]),
+        ({"c1": 1, "c2": 4}, ["call c2 of read began 4 times, 3 allowed"]),
+        ({"c1": 1}, ["call c2 is ok and never ran"]),
+        ({"c2": 1, "c9": 1}, ["call c9 ran, and no event tells how it ended"]),
+    ],
+)
+def test_what_ran_is_held_against_what_was_told(begun: dict[str, int], told: list[str]) -> None:
+    ends = events(
+        call("failed", "c1", name="pay", reason="unknown"), call("completed", "c2", name="read")
+    )
+
+    assert audit.runs(ends, begun, {"pay": "once", "read": "none"}, most=3) == told
