@@ -151,7 +151,7 @@ class Runner:
         """Take in what has come, without waiting."""
         for frames in self.watch.poll():
             # What is not understood is not for us: anyone may publish newer words.
-            with contextlib.suppress(msgspec.DecodeError, IndexError):
+            with contextlib.suppress(*pipe.UNREADABLE, IndexError):
                 cancel = _cancels.decode(frames[1])
                 for call_id in cancel.call_ids:
                     self._note((cancel.session_id, call_id), cancel.reason)
