@@ -57,6 +57,8 @@ class Feed:
         )
         self._healing: asyncio.Task[None] | None = None
         self._over = False
+        self._incs: set[str] = set()
+        """Every publisher that was heard so far."""
 
     def receive(self, raw: bytes) -> None:
         """A header frame of the event lane, live or replayed. Raises nothing."""
@@ -69,11 +71,18 @@ class Feed:
             log.warning("event.dropped", session_id=self.session_id, why=str(error))
             return
         self.inc = event.header.inc or self.inc
+        is_new = self.inc not in self._incs
+        self._incs.add(self.inc)
         match event.data:
             case events.Welcome():
-                self.hear(event.data.heads.get(self.session_id, 0))
+                head = event.data.heads.get(self.session_id, 0)
+                if is_new and head:
+                    self._roll_back(head)
+                self.hear(head)
                 self.welcomed.set()
             case events.Head():
+                if is_new:
+                    self._roll_back(event.data.seq)
                 self.hear(event.data.seq)
             case _ if event.seq is not None:
                 self._take(event, event.seq)
@@ -86,6 +95,16 @@ class Feed:
             self._at = gaps.Followed(head, head)
         self._at = gaps.hear(self._at, head)
         self._heal()
+
+    def _roll_back(self, head: int) -> None:
+        """A publisher that has just come knows less than was published: the last one could not
+        write its journal, and died. What it says from here on is new, under numbers that we have
+        heard before; without this nobody would hear of it."""
+        if self._at is not None and head < self._at.last:
+            log.warning(
+                "events.rolled_back", session_id=self.session_id, first=head + 1, last=self._at.last
+            )
+            self._at = gaps.Followed(head, head)
 
     def close(self) -> None:
         """Stop fetching."""

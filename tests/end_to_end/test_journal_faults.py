@@ -10,9 +10,10 @@ import pytest
 
 from tests.end_to_end.cells import SCENARIO
 from tests.end_to_end.conftest import StartStack
-from tests.end_to_end.support import Header, Scene, scene, voicebus
+from tests.end_to_end.support import Caller, Header, Scene, scene, voicebus
 from voicebus.bus import testing
 from voicebus.cli.testing import Stack
+from voicebus.client import RealtimeClient
 
 LETTER = b"this is no database, it is a letter to a friend\n" * 100
 
@@ -114,3 +115,31 @@ async def test_a_journal_that_takes_nothing_more_is_told_and_costs_no_word_when_
         assert len(caller.found("error")) == 1
         assert [one.seq for one in kept] == told
         assert caller.words().count("A short tone.") == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+async def test_a_process_that_dies_with_an_unwritten_journal_is_followed_by_one_that_is_heard(
+    cell: Stack,
+) -> None:
+    # What was published and never written is gone, as `journal_lost` has said: the auditor, who
+    # holds all that was published against all that is kept, is not asked.
+    async with RealtimeClient(cell.run_dir) as client:
+        caller = Caller(await client.connect())
+        await caller.opened()
+        await caller.turn("short tone")
+        process = psutil.Process(cell.pids()["session-0"])
+        process.rlimit(psutil.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
+        await caller.turn("one second")
+        await caller.turn("short tone")
+        await caller.event("error", code="journal_lost")
+        told = len(caller.events)
+        await cell.ready("session-0", after=cell.kill("session-0"))
+        await caller.turn("short tone")
+        later = caller.events[told:]
+        await caller.close()
+
+        assert {one.header.inc for one in caller.events[:told]}.isdisjoint(
+            one.header.inc for one in later
+        )
+        assert "assistant_turn_started" in [one.kind for one in later]
+        assert [one.kind for one in caller.events][-1] == "session_closed"
