@@ -1,5 +1,7 @@
 """Bytes and limits: scenarios 53 to 59."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.end_to_end.catalogue.playing import calling, came, completed, playing, speak
@@ -104,6 +106,30 @@ async def test_frames_that_are_no_events_disturb_nothing(cell: Stack) -> None:
 
         assert len(caller.found("assistant_text")) == 2
         assert not caller.found("error")
+
+
+async def test_frames_at_the_edge_of_anybodys_stack_end_no_process(
+    cell: Stack, tmp_path: Path
+) -> None:
+    """What can just be read cannot be handed on any more."""
+    deep = [101, 500, *range(900, 1020, 4)]
+    frames = ",\n".join(
+        '{ text = \'{"type":"rate_limits.updated","rate_limits":[{"x":%s}]}\' }'
+        % ("[" * levels + "]" * levels)
+        for levels in deep
+    )
+    scenario = tmp_path / "deep.toml"
+    scenario.write_text(
+        f'about = "Deep."\n[[on]]\nsends = "response.created"\nconnection = 1\ndo = [{frames}]\n'
+    )
+    pids = cell.pids()
+    async with playing(cell, str(scenario)) as on:
+        caller = await on.caller(modalities=["text"])
+        await caller.turn("hello")
+
+        assert len(caller.found("assistant_text")) == 1
+        assert not caller.found("error")
+    assert cell.pids() == pids
 
 
 async def test_a_frame_in_pieces_is_read_and_one_that_is_no_text_ends_the_session(
