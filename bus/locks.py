@@ -4,6 +4,7 @@ A second bind of an ipc address succeeds silently and leaves the first process d
 what says no.
 """
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -41,8 +42,10 @@ class RoleLock:
                 self._fd = fd
             else:
                 os.close(fd)
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
+        # The lock counts, the pid is for people and for `down`: on a full disk it may be missing.
+        # It is written in place, since there a file that is cut to nothing stays so.
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0))
 
     def _is_current(self, fd: int) -> bool:
         try:

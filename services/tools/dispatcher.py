@@ -203,6 +203,10 @@ def _instead_of(message: Frames, why: str) -> work.Result | None:
     )
 
 
+MEMORY_BYTES = 4096
+"""What a file system keeps together, and a kill does not tear."""
+
+
 class WorkerMemory:
     """Which workers may have been given calls: a file, for the dispatcher that comes after us."""
 
@@ -217,15 +221,26 @@ class WorkerMemory:
             return ()
 
     def write(self, names: tuple[str, ...]) -> None:
-        """Whole or not at all: it must survive our death, not the machine's."""
-        fresh_path = self._path.with_suffix(".new")
-        fresh_path.write_bytes(msgspec.json.encode(names))
-        os.replace(fresh_path, self._path)
+        """Whole or not at all: it must survive our death, not the machine's.
+
+        In place, where it fits: then a disk that is full takes it, too."""
+        body = msgspec.json.encode(names).ljust(MEMORY_BYTES)
+        if len(body) > MEMORY_BYTES:
+            fresh_path = self._path.with_suffix(".new")
+            fresh_path.write_bytes(body)
+            os.replace(fresh_path, self._path)
+            return
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(fd, body, 0)
+            os.ftruncate(fd, MEMORY_BYTES)
+        finally:
+            os.close(fd)
 
     def forget(self) -> None:
         """Nothing that any worker was given is still open."""
         with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
+            self.write(())
 
 
 def _peer(route: Route) -> str:
