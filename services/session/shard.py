@@ -393,7 +393,10 @@ class Shard:
     def _translated(self, conversation: Conversation, raw: bytes, now_us: int) -> list[i.AnyInput]:
         """A provider's frame in our words. Whatever it is, it never ends a session."""
         try:
-            found = uplink.from_provider(conversation.translator, raw, now_us)
+            return uplink.from_provider(conversation.translator, raw, now_us)
+        except uplink.Unknown:
+            self._runtime.count("provider_frames_unknown")
+            return []
         except Exception as error:
             self._runtime.refused(
                 "provider_frames_malformed",
@@ -402,9 +405,6 @@ class Shard:
                 why=type(error).__name__,
             )
             return []
-        if not found:
-            self._runtime.count("provider_frames_unknown")
-        return found
 
     # --- another transport --------------------------------------------------------------------
 

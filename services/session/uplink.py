@@ -9,15 +9,23 @@ from voicebus.services.session.core import inputs as i
 from voicebus.services.session.providers.base import Translator
 
 
+class Unknown(LookupError):
+    """A frame that says nothing to us, of a kind that should or that we have never heard of."""
+
+
 def from_provider(translator: Translator, raw: bytes, now_us: int) -> list[i.AnyInput]:
-    """What a provider's frame means; nothing where it means nothing to us. Raises ValueError for
-    what is no event at all."""
+    """What a provider's frame means; nothing where it decides nothing. Raises Unknown, and
+    ValueError for what is no event at all."""
     frame = orjson.loads(raw)
     if is_deep(raw, VALUE_DEPTH_LIMIT):
         raise TooDeep("provider", VALUE_DEPTH_LIMIT)
     if not isinstance(frame, dict):
         raise ValueError(f"a JSON {type(frame).__name__}, not an object")
-    return translator.read(frame, now_us)
+    found = translator.read(frame, now_us)
+    kind = frame.get("type")
+    if not found and not (isinstance(kind, str) and kind in translator.quiet):
+        raise Unknown(str(kind)[:100])
+    return found
 
 
 def from_transport(message: link.Event, now_us: int) -> i.AnyInput | None:

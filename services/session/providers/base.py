@@ -15,6 +15,8 @@ class Translator(Protocol):
     name: str
     default_model: str
     capabilities: Capabilities
+    quiet: frozenset[str]
+    """Kinds of frames that are known and decide nothing."""
 
     def read(self, frame: dict[str, Any], now_us: int) -> list[AnyInput]:
         """What a frame means to us; nothing for what we do not know."""

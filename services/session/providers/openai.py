@@ -371,6 +371,34 @@ for _beta, _ga in (
     ("transcription_session.updated", "session.updated"),
 ):
     READERS[_beta] = READERS[_ga]
+QUIET = frozenset(
+    {
+        "conversation.created",
+        "conversation.item.retrieved",
+        "conversation.item.truncated",
+        f"{_TRANSCRIPTION}.segment",
+        "input_audio_buffer.cleared",
+        "input_audio_buffer.dtmf_event_received",
+        "input_audio_buffer.timeout_triggered",
+        "output_audio_buffer.cleared",
+        "output_audio_buffer.started",
+        "output_audio_buffer.stopped",
+        "response.content_part.added",
+        "response.content_part.done",
+        "response.function_call_arguments.done",
+        "response.output_audio.delta",
+        "response.audio.delta",
+        "mcp_list_tools.completed",
+        "mcp_list_tools.failed",
+        "mcp_list_tools.in_progress",
+        "response.mcp_call.completed",
+        "response.mcp_call.failed",
+        "response.mcp_call.in_progress",
+        "response.mcp_call_arguments.delta",
+        "response.mcp_call_arguments.done",
+    }
+)
+"""They repeat what other frames say, or tell of what the provider does by itself."""
 
 
 # --- to the provider --------------------------------------------------------------------------
@@ -572,6 +600,7 @@ class OpenAI:
     name = "openai"
     default_model = "gpt-realtime"
     capabilities = Capabilities(longest_session_s=3600.0)
+    quiet = QUIET
 
     def read(self, frame: Frame, now_us: int) -> list[i.AnyInput]:
         """What a frame means to us; nothing for what we do not know."""

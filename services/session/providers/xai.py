@@ -14,7 +14,7 @@ from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.work import ToolSpec
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.capabilities import Capabilities
-from voicebus.services.session.providers.openai import Frame, OpenAI, build_session_update
+from voicebus.services.session.providers.openai import QUIET, Frame, OpenAI, build_session_update
 
 TRANSCRIPTION = {"model": "grok-transcribe"}
 _WORDS = "conversation.item.input_audio_transcription."
@@ -33,6 +33,7 @@ class XAI(OpenAI):
         resume=True,
         longest_session_s=3600.0,
     )
+    quiet = QUIET | {"ping"}
 
     def read(self, frame: Frame, now_us: int) -> list[i.AnyInput]:
         """What a frame means to us; nothing for what we do not know."""

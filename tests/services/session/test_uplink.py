@@ -7,6 +7,7 @@ import pytest
 from voicebus.bus.messages import link, work
 from voicebus.services.session import uplink
 from voicebus.services.session.core import inputs as i
+from voicebus.services.session.providers.openai import OpenAI
 
 AT: dict[str, Any] = {"session_id": "s0-x", "n": 1, "generation": 2, "at_us": 5}
 SOUND: dict[str, Any] = {"turn_id": "r", "item_id": "m", "content_index": 0, "samples": 480}
@@ -59,3 +60,23 @@ def test_the_transports_words_become_inputs(message: Any, wanted: Any) -> None:
 )
 def test_the_pools_words_become_inputs(message: Any, wanted: Any) -> None:
     assert uplink.from_pool(message, 9) == wanted
+
+
+def test_a_frame_that_decides_nothing_is_not_taken_for_an_unknown_one() -> None:
+    frame = b'{"type":"response.content_part.added","response_id":"r"}'
+
+    assert uplink.from_provider(OpenAI(), frame, 9) == []
+
+
+@pytest.mark.parametrize(
+    "frame", [b'{"type":"of.tomorrow"}', b'{"type":7}', b"{}", b'{"type":"response.created"}']
+)
+def test_a_frame_that_says_nothing_to_us_is_unknown(frame: bytes) -> None:
+    with pytest.raises(uplink.Unknown):
+        uplink.from_provider(OpenAI(), frame, 9)
+
+
+@pytest.mark.parametrize("frame", [b"[]", b"7", b"no JSON", b""])
+def test_what_is_no_event_at_all_is_refused(frame: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - orjson's and ours
+        uplink.from_provider(OpenAI(), frame, 9)

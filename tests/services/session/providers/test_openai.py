@@ -1,9 +1,9 @@
 """OpenAI's GA dialect: what is asked, checked against OpenAI's types, and what is understood."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
-from openai.types.realtime import RealtimeClientEvent
+from openai.types.realtime import RealtimeClientEvent, RealtimeServerEvent
 from pydantic import BaseModel, TypeAdapter
 
 from voicebus.bus.messages.commands import SemanticVad, ServerVad, SessionConfig
@@ -13,6 +13,8 @@ from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.providers.openai import (
     DEFAULT_TRANSCRIPTION,
+    QUIET,
+    READERS,
     OpenAI,
     build_session_update,
     merge,
@@ -485,3 +487,14 @@ def test_a_speech_at_the_very_beginning_is_at_zero() -> None:
 
     assert isinstance(found, i.SpeechStarted)
     assert found.at_ms == 0
+
+
+def test_every_kind_of_frame_is_read_or_known_to_decide_nothing() -> None:
+    kinds = {
+        get_args(one.model_fields["type"].annotation)[0]
+        for one in get_args(get_args(RealtimeServerEvent)[0])
+    }
+
+    assert len(kinds) > 40
+    assert kinds - READERS.keys() - QUIET == set()
+    assert not READERS.keys() & QUIET
