@@ -37,7 +37,7 @@ def cell(start_module_stack: Callable[..., Stack], tmp_path_factory: Any) -> Sta
 
 
 def _item(text: str) -> dict[str, Any]:
-    content = [{"type": "text", "text": text}]
+    content = [{"type": "input_text", "text": text}]
     return {"item": {"type": "message", "role": "user", "content": content}}
 
 
