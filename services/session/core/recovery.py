@@ -147,21 +147,43 @@ def _replay_history(d: Draft) -> bool:
             elif call is None:
                 complete = False  # too old: its output is no longer known
         elif item.type == "message":
-            text = _heard_text(record) if item.role == "assistant" else record.text
+            text = _heard_text(d, record) if item.role == "assistant" else record.text
             if not text and item.role == "user":
                 text, complete = UNTRANSCRIBED, False
+            elif not text and _sounded(d, record):
+                complete = False
             if text:
                 d.ask(fx.AddMessage(item.role or "user", text, item_id), "history", ref=item_id)
     return complete
 
 
-def _heard_text(record: ItemRecord) -> str:
-    """The words of an answer as far as they were heard, by the share of its time."""
+def _heard_text(d: Draft, record: ItemRecord) -> str:
+    """The words of an answer as far as they were heard, by the share of its time; of one that was
+    cut off before its whole text came, those that had come with its sound."""
+    if not record.text:
+        return record.heard_text or " ".join(_words_so_far(d, record.item.item_id))
     heard, whole = record.heard_ms, record.generated_ms
     if heard is None or not whole or heard >= whole:
         return record.text
     words = record.text.split()
     return " ".join(words[: len(words) * heard // whole])
+
+
+def _words_so_far(d: Draft, item_id: str) -> list[str]:
+    """Of what is still being played, and will be heard unless somebody interrupts it."""
+    playing = [(key, one) for key, one in d.s.playback.items() if one.item_id == item_id]
+    found = [
+        response.words.get(key, "").strip()
+        for key, one in playing
+        if (response := d.s.responses.get(one.response_id)) is not None
+    ]
+    return [words for words in found if words]
+
+
+def _sounded(d: Draft, record: ItemRecord) -> bool:
+    """Whether something of it was heard, or is being played."""
+    playing = any(one.item_id == record.item.item_id for one in d.s.playback.values())
+    return playing or bool(record.heard_ms)
 
 
 # --- planned rotation -------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from voicebus.services.session.testing import (
     replies,
     requests,
     sound,
+    spoken,
     tool,
     tool_ok,
 )
@@ -627,3 +628,55 @@ def test_the_longest_life_that_is_known_beforehand_ends_a_connection_too() -> No
     told = stage.wait(2)
     assert [one.at for one in of(told, SessionExpiring)] == [START_US // 1_000_000 + 600]
     assert [one.generation for one in of(told, fx.Dial)] == [2]
+
+
+# --- an answer that was cut off ----------------------------------------------------------------
+
+
+def answering(*words: i.AnyInput) -> Stage:
+    """An answer of which a second has come, and no whole text."""
+    stage = Stage()
+    stage.command("send_text", text="Tell me a story.")
+    stage.play(created("r1", stage.last_tag), *message(), *words, sound(ms=1000))
+    return stage
+
+
+def told(stage: Stage) -> list[tuple[str, str]]:
+    return [(one.role, one.text) for one in of(reconnect(stage), fx.AddMessage)]
+
+
+def test_an_answer_that_is_still_played_at_the_cut_is_told_as_far_as_it_came() -> None:
+    stage = answering(spoken("Once upon "), spoken("a time "))
+    stage.play(cut())
+
+    assert told(stage) == [("user", "Tell me a story."), ("assistant", "Once upon a time")]
+
+
+def test_an_answer_that_was_stopped_before_the_cut_is_told_as_far_as_it_was_heard() -> None:
+    stage = answering(spoken("Once upon a time there was "))
+    stage.command("interrupt")
+    stage.command("report_playback", item_id="m1", played_ms=500, state="stopped")
+    stage.play(cut())
+
+    assert told(stage) == [("user", "Tell me a story."), ("assistant", "Once upon a")]
+
+
+def test_an_answer_without_words_makes_the_history_partial() -> None:
+    stage = answering()
+    stage.play(cut())
+
+    (resumed,) = of(reconnect(stage), SessionResumed)
+
+    assert resumed.history == "partial"
+
+
+def test_an_answer_without_words_that_nobody_heard_is_not_missed() -> None:
+    stage = answering()
+    stage.play(i.ItemAdded(item=i.Item(item_id="m2", type="message", role="assistant")))
+    stage.command("interrupt")
+    stage.command("report_playback", item_id="m1", played_ms=0, state="stopped")
+    stage.play(cut())
+
+    (resumed,) = of(reconnect(stage), SessionResumed)
+
+    assert resumed.history == "complete"
