@@ -406,7 +406,7 @@ class Cell:
         self.tried["frames"] += 1
         try:
             found = uplink.from_provider(self.one.translator, raw, self.now_us())
-        except ValueError:
+        except (ValueError, uplink.Unknown):
             return
         for event in found:
             self.feed(self.one, event)

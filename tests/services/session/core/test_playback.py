@@ -535,3 +535,14 @@ def test_an_interruption_that_still_waits_at_the_end_counts_until_it_began() -> 
     stage.wait(0.1)
 
     assert heard(stage.command("close")) == [("m1", 400, False, True)]
+
+
+def test_time_since_a_players_report_never_makes_it_more_than_was_published() -> None:
+    stage = Stage()
+    stage.play(created(), *message(), sound(ms=1000))
+    stage.command("report_playback", item_id="m1", played_ms=900, state="playing")
+    stage.wait(0.5)
+
+    stage.play(speech_started())
+
+    assert of(stage.wait(0.3), fx.TruncateItem) == [fx.TruncateItem("m1", 0, 1000)]
