@@ -41,6 +41,9 @@ class Sample:
 
     at_s: float
     pss_kb: dict[str, int] = field(default_factory=dict)
+    own_kb: dict[str, int] = field(default_factory=dict)
+    """PSS without what is read from files: that is code, which cannot leak, and a process's share
+    of it grows whenever another program that runs the same Python ends."""
     descriptors: dict[str, int] = field(default_factory=dict)
 
 
@@ -134,11 +137,24 @@ def take(folder: Path, at_s: float) -> Sample:
             for process in (root, *root.children(recursive=True)):
                 with contextlib.suppress(psutil.Error):
                     memory = process.memory_full_info()
-                    kb = int(getattr(memory, "pss", memory.uss)) // 1024
-                    sample.pss_kb[name] = sample.pss_kb.get(name, 0) + kb
+                    pss_kb = int(getattr(memory, "pss", memory.uss)) // 1024
+                    sample.pss_kb[name] = sample.pss_kb.get(name, 0) + pss_kb
+                    own_kb = _own_kb(process.pid) or pss_kb
+                    sample.own_kb[name] = sample.own_kb.get(name, 0) + own_kb
                     count = sample.descriptors.get(name, 0)
                     sample.descriptors[name] = count + process.num_fds()
     return sample
+
+
+def _own_kb(pid: int) -> int | None:
+    """A process's share of the memory that stands in no file; None where only Linux tells."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text("ascii")
+    except OSError:
+        return None
+    parts = dict(line.split(":", 1) for line in text.splitlines()[1:])
+    kinds = ("Pss_Anon", "Pss_Shmem")
+    return sum(int(parts[kind].split()[0]) for kind in kinds if kind in parts) or None
 
 
 def judge(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -146,12 +162,14 @@ def judge(samples: Sequence[Sample]) -> dict[str, Any]:
     is_long_enough = bool(samples) and samples[-1].at_s > 1.5 * SETTLED_S
     from_s = SETTLED_S if is_long_enough else (samples[-1].at_s / 2 if samples else 0.0)
     later = [one for one in samples if one.at_s >= from_s]
-    memory = growth([(one.at_s, _total(one.pss_kb)) for one in later])
+    memory = growth([(one.at_s, _total(one.own_kb)) for one in later])
+    pss = growth([(one.at_s, _total(one.pss_kb)) for one in later])
     descriptors = growth([(one.at_s, _total(one.descriptors)) for one in later])
     return {
         "judged_from_s": from_s,
         "is_long_enough": is_long_enough,
-        "pss_percent_per_hour": round(memory, 2),
+        "own_percent_per_hour": round(memory, 2),
+        "pss_percent_per_hour": round(pss, 2),
         "descriptors_percent_per_hour": round(descriptors, 2),
         "grows": is_long_enough and max(memory, descriptors) > LIMIT_PERCENT,
     }
@@ -206,8 +224,10 @@ def _show(result: chaos.Result, found: dict[str, Any]) -> None:
     if found["grows"]:
         verdict = f"GROWS by more than {LIMIT_PERCENT:g} %"
     print(
-        f"from {found['judged_from_s'] / 60:.1f} min on: PSS {found['pss_percent_per_hour']:+.2f} "
-        f"% an hour, descriptors {found['descriptors_percent_per_hour']:+.2f} % an hour: {verdict}"
+        f"from {found['judged_from_s'] / 60:.1f} min on: memory "
+        f"{found['own_percent_per_hour']:+.2f} % an hour (with code from files, PSS "
+        f"{found['pss_percent_per_hour']:+.2f} %), descriptors "
+        f"{found['descriptors_percent_per_hour']:+.2f} % an hour: {verdict}"
     )
 
 

@@ -1,20 +1,33 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from voicebus.cli.soak import Sample, draw, growth, judge
+from voicebus.cli.soak import Sample, _own_kb, draw, growth, judge
 
 
-def samples(minutes: int, *, mb_per_hour: float = 0.0, fds_per_hour: float = 0.0) -> list[Sample]:
+def samples(
+    minutes: int,
+    *,
+    mb_per_hour: float = 0.0,
+    code_mb_per_hour: float = 0.0,
+    fds_per_hour: float = 0.0,
+) -> list[Sample]:
     """One in ten seconds; the first ten minutes fill buffers up."""
     found = []
     for n in range(minutes * 6):
         at_s = n * 10.0
         kb = 400_000 - max(0.0, 600 - at_s) * 100 + mb_per_hour * 1024 * at_s / 3600
+        code_kb = 9000 + code_mb_per_hour * 1024 * at_s / 3600
         fds = 200 + fds_per_hour * at_s / 3600
         found.append(
             Sample(
                 at_s,
+                {
+                    "session-0": int(kb / 2 + code_kb),
+                    "transport-0": int(kb / 2),
+                    "simulator-0": n * 999,
+                },
                 {"session-0": int(kb / 2), "transport-0": int(kb / 2), "simulator-0": n * 999},
                 {"session-0": int(fds), "simulator-0": n * 9},
             )
@@ -27,7 +40,7 @@ def test_what_fills_up_in_the_first_ten_minutes_is_no_growth() -> None:
 
     assert found["is_long_enough"]
     assert not found["grows"]
-    assert abs(found["pss_percent_per_hour"]) < 0.1
+    assert abs(found["own_percent_per_hour"]) < 0.1
 
 
 @pytest.mark.parametrize("grow", [{"mb_per_hour": 8.0}, {"fds_per_hour": 6.0}])
@@ -40,7 +53,25 @@ def test_a_short_run_is_not_judged() -> None:
 
     assert not found["is_long_enough"]
     assert not found["grows"]
+    assert found["own_percent_per_hour"] > 1
+
+
+def test_a_larger_share_of_code_that_others_used_too_is_no_growth() -> None:
+    found = judge(samples(60, code_mb_per_hour=20.0))
+
     assert found["pss_percent_per_hour"] > 1
+    assert not found["grows"]
+
+
+def test_a_process_tells_what_memory_is_its_own() -> None:
+    before = _own_kb(os.getpid())
+    kept = bytearray(os.urandom(1)) * 64_000_000
+    after = _own_kb(os.getpid())
+
+    if before is None or after is None:
+        pytest.skip("only Linux tells")
+    assert 60_000 < after - before < 70_000
+    assert len(kept) == 64_000_000
 
 
 def test_growth_is_percent_of_the_mean_per_hour() -> None:
