@@ -1,8 +1,9 @@
 """Frozen or busy: what a process's silence means, and what is to be done about it. Pure.
 
     speaking ──silent──▶ frozen ──grace──▶ killed ─(supervisord starts another)─▶ speaking
-        ▲                   │
-        └────it speaks──────┘
+        ▲                   │                ▲
+        ├────it speaks──────┘                │
+        └────and is frozen for the third time┘
 
 Silence is counted in time that the watcher itself has seen pass, on the monotonic clock: a machine
 that slept, a frozen watcher or a clock that jumped make nobody suspicious.
@@ -14,6 +15,11 @@ LONGEST_LOOK_S = 0.5
 """More than this between two looks was the watcher's own sleep and counts for nobody."""
 STARVED_SHARE = 0.5
 """Who wants to run and got less of a processor than this is starved, not stuck."""
+
+FREEZES = 3
+"""So often it may be found frozen; one that comes to life for a moment each time serves nobody."""
+WELL_S = 30.0
+"""Who was not found frozen for so long begins anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +62,10 @@ class Watched:
     """What it had used when the silence was first looked into."""
     frozen_at_s: float | None = None
     """The silence at which it was found frozen."""
+    freezes: int = 0
+    """How often it was found frozen."""
+    well_s: float = 0.0
+    """Seen to pass since it was last found so."""
     is_killed: bool = False
 
 
@@ -91,7 +101,11 @@ def spoke(watched: Watched) -> tuple[Watched, tuple[Deed, ...]]:
     deeds: tuple[Deed, ...] = ()
     if watched.frozen_at_s is not None:
         deeds = (Tell("recovered", "it speaks again", watched.silent_s),)
-    return Watched(pid=watched.pid, has_spoken=True), deeds
+    is_well = watched.well_s >= WELL_S
+    freezes = 0 if is_well else watched.freezes
+    return replace(
+        Watched(pid=watched.pid, has_spoken=True), freezes=freezes, well_s=watched.well_s
+    ), deeds
 
 
 def wants_a_closer_look(watched: Watched, policy: Policy) -> bool:
@@ -105,8 +119,9 @@ def passed(
     """Time went by without a word. `body` is None when nobody looked, or there is none."""
     if not policy.stopped_s or watched.is_killed:
         return watched, ()
-    silent_s = watched.silent_s + min(seconds, LONGEST_LOOK_S)
-    now = replace(watched, silent_s=silent_s)
+    seen_s = min(seconds, LONGEST_LOOK_S)
+    silent_s = watched.silent_s + seen_s
+    now = replace(watched, silent_s=silent_s, well_s=watched.well_s + seen_s)
     if body is None:
         return now, ()
     if now.cpu_s is None:
@@ -120,8 +135,13 @@ def passed(
     if suspicion is None:
         return now, ()
     why = f"silent for {silent_s:.1f} s: {suspicion}"
+    now = replace(now, frozen_at_s=silent_s, freezes=now.freezes + 1, well_s=0.0)
+    found = Tell("frozen", why, silent_s)
+    if now.freezes >= FREEZES:
+        again = f"it was found frozen {now.freezes} times, each soon after the one before"
+        return replace(now, is_killed=True), (found, Tell("killed", again, silent_s), Kill())
     awake: tuple[Deed, ...] = (Continue(),) if body.is_stopped else ()
-    return replace(now, frozen_at_s=silent_s), (Tell("frozen", why, silent_s), Dump(), *awake)
+    return now, (found, Dump(), *awake)
 
 
 def _suspicion(watched: Watched, body: Body, policy: Policy) -> str | None:

@@ -53,6 +53,31 @@ def test_who_speaks_again_is_not_killed() -> None:
     assert wait(back, 2.75)[1] == []
 
 
+def test_who_is_frozen_again_and_again_is_replaced_though_it_speaks_between() -> None:
+    watched = LIVELY
+    for _ in range(2):
+        watched, deeds = wait(watched, 3.0, STOPPED)
+        assert whats(deeds) == ["frozen", "Dump", "Continue"]
+        watched, _ = watch.spoke(watched)
+
+    watched, deeds = wait(watched, 3.0, STOPPED)
+
+    assert whats(deeds) == ["frozen", "killed", "Kill"]
+    assert wait(watched, 30.0, STOPPED)[1] == []
+
+
+def test_who_was_well_for_a_while_has_all_its_chances_again() -> None:
+    watched = LIVELY
+    for _ in range(5):
+        watched, deeds = wait(watched, 3.0, STOPPED)
+        assert whats(deeds) == ["frozen", "Dump", "Continue"]
+        for _ in range(20):
+            watched, _ = watch.spoke(watched)
+            watched, deeds = wait(watched, 2.0)
+            assert deeds == []
+        watched, _ = watch.spoke(watched)
+
+
 def test_nobody_is_killed_twice() -> None:
     watched, _ = wait(LIVELY, 4.0)
 
