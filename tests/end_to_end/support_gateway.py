@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import random
 import socket
 import urllib.error
 import urllib.request
@@ -21,7 +22,8 @@ Frame = dict[str, Any]
 
 def free_port() -> int:
     """One that nobody has now, below those that the system gives away."""
-    for port in range(PORTS.start + 8_000, PORTS.start + 9_000):
+    # By chance: other tests look for one at the same time.
+    for port in random.sample(range(PORTS.start + 8_000, PORTS.start + 9_000), 50):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
