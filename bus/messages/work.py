@@ -162,6 +162,9 @@ class WorkerHello(ToPool, tag="hello", frozen=True, kw_only=True):
     unacked: list[CallRef] = []
     received: int = 0
     """How many calls this incarnation has been given so far."""
+    free: int | None = None
+    """How many calls can be taken now, as in Credit: who says hello every 250 ms with it needs to
+    say neither `credit` nor `heartbeat`, and need not listen for `reset`."""
 
 
 class Credit(ToPool, tag="credit", frozen=True, kw_only=True):

@@ -3,46 +3,37 @@
 //   node short.js RUN_FOLDER
 "use strict";
 const { Dealer } = require("zeromq");
-const TOOL = {
+const tool = {
   name: "shout", description: "Say it loudly.", effects: "none",
   parameters: { type: "object", properties: { text: { type: "string" } } },
 };
-const inc = require("node:crypto").randomBytes(4).toString("hex"), unacked = new Map();
-let received = 0, welcome = false, leaving = false, heardAt = 0, sending = Promise.resolve();
+const inc = require("node:crypto").randomBytes(4).toString("hex"), kept = new Map();
+let free = 1, received = 0, sending = Promise.resolve(); // kept: results that nobody acknowledged
 const socket = new Dealer({ routingId: `short.${inc}`, linger: 200 });
 socket.connect(`ipc://${require("node:path").resolve(process.argv[2])}/tools.workers`);
-const say = (kind, fields) => // one at a time, in order
-  (sending = sending.then(() => socket.send(JSON.stringify({ kind, ...fields }))));
-const hello = () => say("hello", {
-  name: "short", inc, pid: process.pid, capacity: 1, tools: [TOOL], received,
-  unacked: [...unacked.values()].map(({ session_id, call_id }) => ({ session_id, call_id })),
-});
-const credit = () => say("credit", { free: leaving ? 0 : 1, received });
-const ended = ({ tool, args: { text } }) => tool === TOOL.name && text
+const say = (message) => // one at a time, in order
+  (sending = sending.then(() => socket.send(JSON.stringify(message))));
+const run = (name, { text }) => name === tool.name && text
   ? { status: "ok", result: `${text}!`.toUpperCase() }
-  : { status: tool === TOOL.name ? "invalid_arguments" : "unknown_tool", failure: { message: "there is only shout(text)" } };
+  : { status: name === tool.name ? "invalid_arguments" : "unknown_tool", failure: { message: "there is only shout(text)" } };
 const hear = {
-  welcome() { welcome = true; credit(); for (const result of unacked.values()) say("result", result); },
-  call(message, key) {
-    received += 1;
-    const { session_id, call_id } = message; // asked for again: never run twice
-    if (!unacked.has(key)) unacked.set(key, { session_id, call_id, ...ended(message) });
-    say("result", unacked.get(key)), credit();
+  call({ session_id, call_id, tool, args }, key) { // asked for again, it is not run again
+    kept.set(key, kept.get(key) ?? { kind: "result", session_id, call_id, ...run(tool, args) });
+    say({ ...kept.get(key), free, received: ++received });
   },
-  acked(_, key) { unacked.delete(key); },
-  reset() { welcome = false; hello(); },
-  drain() { leaving = true; credit(); },
+  acked(_, key) { kept.delete(key); },
+  welcome() { kept.forEach(say); },
+  drain() { free = 0; },
 };
 (function beat() {
-  welcome &&= Date.now() - heardAt < 2000;
-  if (leaving && !unacked.size) return say("bye").then(() => socket.close());
-  welcome ? say("heartbeat") : hello();
-  setTimeout(beat, welcome ? 250 : 500);
+  if (!free && !kept.size) return say({ kind: "bye" }).then(() => socket.close());
+  const unacked = [...kept.values()].map(({ session_id, call_id }) => ({ session_id, call_id }));
+  say({ kind: "hello", name: "short", inc, pid: process.pid, capacity: 1, tools: [tool], unacked, free, received });
+  setTimeout(beat, 250);
 })();
 (async () => {
   for await (const [frame] of socket) {
     const message = JSON.parse(frame.toString());
-    heardAt = Date.now();
     hear[message.kind]?.(message, `${message.session_id}/${message.call_id}`);
   }
 })();

@@ -84,6 +84,7 @@ def test_a_worker_in_another_language_keeps_every_rule(need: Need, language: str
 SHORT = {
     "python": [sys.executable, str(EXAMPLES / "workers" / "short.py")],
     "node": ["node", str(EXAMPLES / "workers" / "short.js")],
+    "c": [str(EXAMPLES.parent / "var" / "examples" / "c" / "short")],
 }
 
 

@@ -65,20 +65,29 @@ class Bench:
             return
         self._route = route
         now = self._loop.time()
-        if isinstance(said, work.Result) and said.free is not None:
-            # What it carries besides is looked at as what it is.
-            credit = work.Credit(free=said.free, received=said.received)
-            said = msgspec.structs.replace(said, free=None, received=None)
-            self.heard += [(now, said), (now, credit)]
-        else:
-            self.heard.append((now, said))
+        self.heard += [(now, one) for one in self._parts(said)]
         if isinstance(said, work.WorkerHello):
-            pass  # answered when a check wants it
+            if self.knows_it:  # else it is answered when a check wants it
+                self.welcome()
         elif not self.knows_it:
             self.say(work.Reset())
         elif isinstance(said, work.Heartbeat):
             self.say(work.PoolHeartbeat())
         self._news.set()
+
+    def _parts(self, said: work.ToPool) -> list[work.ToPool]:
+        """What a message carries besides is looked at as what it is."""
+        parts: list[work.ToPool] = [said]
+        if isinstance(said, work.Result) and said.free is not None:
+            parts = [
+                msgspec.structs.replace(said, free=None, received=None),
+                work.Credit(free=said.free, received=said.received),
+            ]
+        elif isinstance(said, work.WorkerHello) and said.free is not None:
+            if self.knows_it and not self.is_silent:
+                parts.append(work.Heartbeat(running=said.running))
+            parts.append(work.Credit(free=said.free, received=said.received))
+        return parts
 
     def say(self, message: work.FromPool) -> None:
         """To the worker that spoke last."""

@@ -104,9 +104,11 @@ def _hello(
     welcome = TellWorker(peer, work.PoolWelcome(inc=state.inc, credit_in_results=True))
     known = state.workers.get(peer)
     if known is not None and known.inc == message.inc:
-        # It repeats its hello because our welcome took long. What we sent meanwhile it has not
-        # counted, so nothing may be concluded from what it does not name.
+        # It repeats its hello because our welcome took long, or as its sign of life. What we sent
+        # meanwhile it has not counted, so nothing may be concluded from what it does not name.
         known.heard_at = at
+        if message.free is not None:
+            _credit(state, known, message.free, message.received)
         effects.append(welcome)
         return
     before = _forget_predecessor(state, at, message, effects)
@@ -118,6 +120,7 @@ def _hello(
         tools={tool.name: tool for tool in message.tools},
         heard_at=at,
         sent=message.received,
+        free=message.free or 0,
     )
     state.workers[peer] = worker
     state.missing.discard(worker.label)

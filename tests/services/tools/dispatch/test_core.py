@@ -476,6 +476,28 @@ def test_the_same_incarnation_over_a_new_connection_that_does_not_name_a_call_ne
     assert pool.outcome("c1") == ""
 
 
+def test_who_says_hello_all_the_time_needs_no_other_word_but_results() -> None:
+    pool = Pool()
+    hello = work.WorkerHello(
+        name="w1", inc="i1", pid=1, capacity=1, tools=TOOLS, free=1, received=0
+    )
+    pool.worker("w1", hello)
+    pool.submit("c1")
+    assert pool.given() == ["c1"]
+
+    # The second waits: that hello was said before the first call had come.
+    pool.worker("w1", hello)
+    pool.submit("c2")
+    assert pool.given() == ["c1"]
+    pool.result("c1", free=1, received=1)
+    assert pool.given() == ["c1", "c2"]
+    for _ in range(20):
+        pool.wait(0.5)
+        pool.worker("w1", msgspec.structs.replace(hello, received=2, free=0))
+
+    assert "w1" in pool.state.workers
+
+
 def test_a_repeated_hello_concludes_nothing_about_calls_on_their_way() -> None:
     pool = Pool()
     pool.join("w1", free=1)
