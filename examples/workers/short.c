@@ -26,7 +26,7 @@ static json_t *run(const char *tool, const char *text) {
 		: json_pack("{ss ss}", "status", "ok", "result", loud);
 }
 int main(int count, char **words) {
-	void *dealer = zmq_socket(zmq_ctx_new(), ZMQ_DEALER);
+	void *context = zmq_ctx_new(), *dealer = zmq_socket(context, ZMQ_DEALER);
 	char inc[32], at[300], heard[65536];
 	snprintf(inc, sizeof inc, "%x.%lx", (unsigned)getpid(), (long)time(NULL));
 	snprintf(at, sizeof at, "ipc://%s/tools.workers", count > 1 ? words[1] : "var/run");
@@ -66,5 +66,5 @@ int main(int count, char **words) {
 	}
 	say(dealer, json_pack("{ss}", "kind", "bye"));
 	zmq_close(dealer);
-	return 0;
+	return zmq_ctx_term(context); /* once all is sent */
 }
