@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +77,18 @@ def machine() -> dict[str, Any]:
 # --- publishing -------------------------------------------------------------------------------
 
 
-def _read(endpoint: str, count: int, ready: Any, stop: Any) -> None:
+def _read(endpoint: str, count: int, stop: Any) -> None:
     """A process with `count` subscribers that keep up."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     poller = zmq.Poller()
-    for _ in range(count):
+    for number in range(count):
         raw = context.socket(zmq.SUB)
         raw.setsockopt(zmq.RCVHWM, 100_000)
         raw.subscribe(b"event/")
+        # One of its own, after it: how the publisher knows that this one listens, too.
+        raw.subscribe(f"reader/{os.getpid()}/{number}/".encode())
         raw.connect(endpoint)
         poller.register(raw, zmq.POLLIN)
-    ready.release()
     while not stop.is_set():
         for raw, _ in poller.poll(100):
             try:
@@ -103,15 +105,15 @@ async def _publish(endpoint: str, subscribers: int, messages: int) -> float:
 
     def subscribed(topic: bytes) -> None:
         nonlocal arrived
-        arrived += 1
+        arrived += topic.startswith(b"reader/")
         if arrived == subscribers:
             come.set()
 
     spawn = multiprocessing.get_context("spawn")
-    stop, ready = spawn.Event(), spawn.Semaphore(0)
+    stop = spawn.Event()
     share = [subscribers // READERS + (n < subscribers % READERS) for n in range(READERS)]
     processes = [
-        spawn.Process(target=_read, args=(endpoint, count, ready, stop), daemon=True)
+        spawn.Process(target=_read, args=(endpoint, count, stop), daemon=True)
         for count in share
         if count
     ]
@@ -254,12 +256,12 @@ def through_a_session(words: int, seconds: float, sessions: tuple[int, ...]) -> 
     return {"flood": flooded, "age": ages}
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run all of it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="does it work?")
     parser.add_argument("--out", type=Path, help="where the figures go, as JSON")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     about = machine()
     print(" ".join(f"{name}={value}" for name, value in about.items()))
     print("publisher: CPU per message")

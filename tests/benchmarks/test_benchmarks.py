@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from voicebus.benchmarks import goals, machine, report
+from voicebus.benchmarks import bus_cost, goals, machine, report
 from voicebus.benchmarks.__main__ import NAMES
 from voicebus.benchmarks.harness import QUICK
 
@@ -24,3 +24,12 @@ def test_it_runs_and_finds_something(name: str, tmp_path: Path) -> None:
     assert saved["figures"] == result.figures
     for table in result.tables:
         assert table.title in (tmp_path / "run.md").read_text("utf-8")
+
+
+def test_what_the_bus_alone_costs_is_found(tmp_path: Path) -> None:
+    assert bus_cost.main(["--quick", "--out", str(tmp_path / "bus.json")]) == 0
+
+    found = json.loads((tmp_path / "bus.json").read_text("utf-8"))
+    assert [row["subscribers"] for row in found["publisher"]] == [1, 4, 16, 64]
+    assert all(row["events"] > 1_000 for row in found["flood"])
+    assert all(row["events"] > 0 for row in found["age"])
