@@ -12,27 +12,32 @@ THROUGH_PROCESSES = (
 """Folders whose tests wait for processes, sockets and a scheduler that others use as well."""
 TOGETHER = ("examples",)
 """Folders whose tests share what they have started or installed; else those of a file do."""
+WHY_LIMIT = 300
 LANGUAGE = "language of an example"
 """The property of a report that holds a language and what became of its example."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test through real processes gets one second chance, and the report says that it took it.
+    """A test through real processes gets two more chances, and the report says why it took them.
 
-    Machines are shared: a starved process is no fault of the code. What fails twice, fails. The
-    pure tests have no such excuse and no such chance.
+    Machines are shared: a starved process is no fault of the code. What fails three times, fails.
+    The pure tests have no such excuse and no such chance.
     """
     for item in items:
         file = item.path.relative_to(HERE).as_posix()
         if file.startswith(THROUGH_PROCESSES):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+            item.add_marker(pytest.mark.flaky(reruns=2))
         # For `make test`, which runs several at a time.
         group = next((one for one in TOGETHER if file.startswith(one)), file)
         item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Which examples in other languages ran, and which were skipped and why."""
+    """Why tests took another chance; which examples in other languages ran or were skipped."""
+    for report in terminalreporter.stats.get("rerun", ()):
+        why = getattr(getattr(report.longrepr, "reprcrash", None), "message", report.longrepr)
+        line = " ".join(str(why).split())[:WHY_LIMIT]
+        terminalreporter.write_line(f"another chance: {report.nodeid}: {line}")
     told = {
         what
         for reports in terminalreporter.stats.values()
