@@ -93,13 +93,15 @@ class Wire:
         sink: asyncio.StreamWriter,
         both: tuple[asyncio.StreamWriter, asyncio.StreamWriter],
     ) -> None:
-        with contextlib.suppress(OSError):
-            while piece := await source.read(65_536):
-                sink.write(piece)
-                await sink.drain()
-        for line in both:
-            self._lines.discard(line)
-            line.transport.abort()
+        try:
+            with contextlib.suppress(OSError):
+                while piece := await source.read(65_536):
+                    sink.write(piece)
+                    await sink.drain()
+        finally:  # also when it is cancelled: a writer that outlives its loop complains
+            for line in both:
+                self._lines.discard(line)
+                line.transport.abort()
 
 
 def has_web() -> bool:
