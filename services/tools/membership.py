@@ -61,6 +61,7 @@ class Membership:
         self._beginning: dict[Key, asyncio.TimerHandle] = {}
         self._unacked: OrderedDict[Key, work.Result] = OrderedDict()
         self._is_leaving = False
+        self._has_left = False
         self.hello()
 
     def hello(self) -> None:
@@ -148,8 +149,9 @@ class Membership:
         self.changed()
 
     def bye(self) -> None:
-        """The last word."""
+        """The last word: nothing follows it, whatever is heard or ends from now on."""
         self._send(work.Bye())
+        self._has_left = True
 
     @property
     def owes(self) -> int:
@@ -214,4 +216,6 @@ class Membership:
         ]
 
     def _send(self, message: work.ToPool) -> None:
+        if self._has_left:
+            return  # a heartbeat now would ask to be known again
         self._dealer.send([base.encode(message)])

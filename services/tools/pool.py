@@ -576,6 +576,10 @@ class Pool:
         if self._server is not None:
             self._server.close()
 
+    async def gone(self, within_s: float) -> bool:
+        """After `close`: whether the last runner has ended in time."""
+        return self._server is None or await self._server.gone(within_s)
+
 
 def _frames(stack: str) -> str:
     """What faulthandler wrote, without the frames that are ours."""

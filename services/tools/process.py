@@ -18,6 +18,7 @@ from voicebus.services.tools import confine, pipe, runner
 OUTPUT_READ_BYTES = 65536
 DUMP_LIMIT_BYTES = 32 * 1024
 REFUSAL_WAIT_S = 60.0
+GONE_LOOK_S = 0.01
 
 
 class CannotLoad(RuntimeError):
@@ -208,6 +209,7 @@ class ForkServer:
         self._tail_bytes = tail_bytes
         self._runners: dict[int, RunnerProcess] = {}
         self._next = 0
+        self._dying: list[int] = []
         self._splitter = pipe.Splitter()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -379,11 +381,14 @@ class ForkServer:
         self._on_lost()
 
     def close(self) -> None:
-        """End the server and all runners, with their groups."""
+        """End the server and all runners, with their groups. `gone` waits for the runners."""
         if self._process is not None and self._process.poll() is None:
             strays = confine.descendants(self._process.pid)
             self._process.kill()
+            for pid in strays:
+                confine.hurry(pid)
             confine.kill(strays)
+            self._dying += strays
         for process in list(self._runners.values()):
             process.signal(signal.SIGKILL)
             process.close()
@@ -400,3 +405,12 @@ class ForkServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+    async def gone(self, within_s: float) -> bool:
+        """Whether all that `close` killed has ended in time. They are nobody's children any more:
+        no one is told of their end."""
+        until = self._loop.time() + within_s
+        while self._dying and self._loop.time() < until:
+            self._dying = confine.living(self._dying)
+            await asyncio.sleep(GONE_LOOK_S if self._dying else 0)
+        return not self._dying

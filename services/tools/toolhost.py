@@ -18,6 +18,8 @@ from voicebus.services.tools.pool import Key, Lane, Pool, PoolSettings
 
 BEAT_S = 0.25
 FAREWELL_S = 0.5
+GONE_S = 5.0
+"""A killed runner that takes so long to die is stuck in the kernel: no one can wait it out."""
 
 _cancels = msgspec.json.Decoder(events.Cancel)
 
@@ -161,6 +163,8 @@ async def serve(runtime: Runtime[ToolhostSettings]) -> None:
         beating.cancel()
     finally:
         host.pool.close()
+        if not await host.pool.gone(GONE_S):
+            runtime.log.warning("runners.remain", after_s=GONE_S)
 
 
 def main() -> NoReturn:

@@ -135,6 +135,8 @@ class State:
     followers: dict[str, work.Follow] = field(default_factory=dict)
     workers: dict[str, Worker] = field(default_factory=dict)
     """By peer."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Workers (`name/incarnation`) that said bye, and over which peer; the last 256."""
     lost_tools: dict[str, tuple[float, dict[str, work.ToolSpec]]] = field(default_factory=dict)
     """Worker name -> when to forget its tools, and these."""
     calls: dict[Key, Call] = field(default_factory=dict)

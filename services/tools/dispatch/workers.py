@@ -13,6 +13,9 @@ from voicebus.services.tools.dispatch.effects import (
 )
 from voicebus.services.tools.dispatch.state import Call, Key, State, Worker
 
+LEFT_LIMIT = 256
+"""So many workers that left are remembered."""
+
 Report = (
     work.WorkerHello
     | work.Credit
@@ -31,7 +34,8 @@ def said(state: State, at: float, peer: str, message: Report, effects: list[Effe
         return
     worker = state.workers.get(peer)
     if worker is None:
-        effects.append(TellWorker(peer, work.Reset()))
+        if peer not in state.left.values():  # else it is what was on its way when it left
+            effects.append(TellWorker(peer, work.Reset()))
         return
     worker.heard_at = at
     match message:
@@ -65,6 +69,7 @@ def said(state: State, at: float, peer: str, message: Report, effects: list[Effe
         case work.Heartbeat():
             effects.append(TellWorker(peer, work.PoolHeartbeat()))
         case work.Bye():
+            _left(state, worker)
             lost(state, at, peer, "bye", effects)
         case _:
             assert_never(message)
@@ -101,6 +106,8 @@ def _forward(
 def _hello(
     state: State, at: float, peer: str, message: work.WorkerHello, effects: list[Effect]
 ) -> None:
+    if f"{message.name}/{message.inc}" in state.left:
+        return  # it repeats its hello all the time, and has ended since
     welcome = TellWorker(peer, work.PoolWelcome(inc=state.inc, credit_in_results=True))
     known = state.workers.get(peer)
     if known is not None and known.inc == message.inc:
@@ -123,6 +130,7 @@ def _hello(
         free=message.free or 0,
     )
     state.workers[peer] = worker
+    state.left = {label: over for label, over in state.left.items() if over != peer}
     state.missing.discard(worker.label)
     state.lost_tools.pop(message.name, None)
     remember(state, effects)
@@ -223,6 +231,17 @@ def _result(
         _loss(state, at, call, worker, effects)
         return
     endings.end_with(state, at, call, result, worker.label, effects)
+
+
+# --- leaving ----------------------------------------------------------------------------------
+
+
+def _left(state: State, worker: Worker) -> None:
+    """Bye is the last word of an incarnation. Whoever took it in again for a word that came later
+    would give calls to a process that is gone, until it had been silent for long enough."""
+    state.left[worker.label] = worker.peer
+    if len(state.left) > LEFT_LIMIT:
+        del state.left[next(iter(state.left))]
 
 
 # --- losing -----------------------------------------------------------------------------------

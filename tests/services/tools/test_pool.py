@@ -10,7 +10,7 @@ import pytest
 
 from tests.services.tools.conftest import DrivenPool, failure, value
 from voicebus.bus.messages import work
-from voicebus.services.tools import runner
+from voicebus.services.tools import confine, runner
 
 
 async def test_a_result_comes_back_as_it_was_returned(driven: DrivenPool) -> None:
@@ -324,8 +324,9 @@ async def test_closing_the_pool_ends_its_calls_as_lost_and_all_its_processes() -
 
     driven.pool.close()
     result: work.Result = await driven.result(call_id)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    gone = await driven.pool.gone(10)
 
     assert (result.status, result.started) == ("lost", True)
     assert len(children) > 2
-    assert alive == []
+    assert gone
+    assert confine.living([one.pid for one in children]) == []

@@ -567,6 +567,52 @@ def test_an_unreachable_worker_is_lost_at_once() -> None:
     assert pool.outcome("c1") == "unknown"
 
 
+LAST_WORDS = [
+    work.Heartbeat(),
+    work.Credit(free=2, received=0),
+    work.Result(session_id=SESSION, call_id="c0", status="ok"),
+    work.WorkerHello(name="w1", inc="i1", pid=1, capacity=2, tools=TOOLS, free=2),
+]
+
+
+@pytest.mark.parametrize("word", LAST_WORDS)
+def test_who_said_bye_is_not_taken_in_again_for_a_word_that_comes_later(word: Any) -> None:
+    pool = Pool()
+    pool.join("w1")
+    pool.worker("w1", work.Bye())
+
+    effects = pool.worker("w1", word)
+    pool.submit("c1")
+
+    assert effects == []
+    assert pool.state.workers == {}
+    assert pool.given() == []
+
+
+def test_the_next_incarnation_is_welcome_also_over_the_connection_of_one_that_left() -> None:
+    pool = Pool()
+    pool.join("w1")
+    pool.worker("w1", work.Bye())
+
+    welcomed = to_worker(pool.join("w1", inc="i2"), work.PoolWelcome)
+    pool.submit("c1")
+    pool.feed(WorkerUnreachable(pool.at, "w1"))
+    again = to_worker(pool.worker("w1", work.Heartbeat()), work.Reset)
+
+    assert len(welcomed) == len(again) == 1
+    assert pool.given() == ["c1"]
+
+
+def test_only_the_last_of_those_that_left_are_remembered() -> None:
+    pool = Pool()
+    for number in range(300):
+        pool.join(f"w{number}")
+        pool.worker(f"w{number}", work.Bye())
+
+    assert len(pool.state.left) == 256
+    assert "w299/i1" in pool.state.left
+
+
 def test_a_dispatcher_that_was_asleep_itself_loses_nobody() -> None:
     pool = Pool()
     pool.join("w1")
