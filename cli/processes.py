@@ -98,14 +98,15 @@ def end(processes: Iterable[psutil.Process], *, term_s: float = TERM_S) -> list[
         with contextlib.suppress(psutil.Error):
             process.terminate()
             process.resume()  # a stopped process would never see the TERM
-    there = _outlive(there, term_s)
+    there = outlive(there, term_s)
     for process in there:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    return _outlive(there, KILL_S)
+    return outlive(there, KILL_S)
 
 
-def _outlive(processes: Iterable[psutil.Process], within_s: float) -> list[psutil.Process]:
+def outlive(processes: Iterable[psutil.Process], within_s: float) -> list[psutil.Process]:
+    """Those that have not ended by themselves in that time, all together."""
     until = time.monotonic() + within_s
     return [one for one in processes if not wait(one, max(0.0, until - time.monotonic()))]
 

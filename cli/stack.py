@@ -352,8 +352,8 @@ def _stop(run_dir: Path, tell: Tell) -> Ended:
                 roots = [found]
                 known = processes.family(roots)
             _stop_in_order(supervisor, tell)
-            for one in roots:
-                processes.wait(one, processes.TERM_S)
+            # Also for those that are just ending: they are not ended by force.
+            processes.outlive(known, processes.TERM_S)
     except (Silent, OSError, xmlrpc.client.Error) as error:
         tell(f"supervisord gives no answer ({error}); ending its processes by themselves")
     strangers = []

@@ -15,6 +15,8 @@ TOGETHER = ("examples",)
 WHY_LIMIT = 300
 LANGUAGE = "language of an example"
 """The property of a report that holds a language and what became of its example."""
+NEW_CELL = "new cell"
+"""The property of a report that says why a shared cell was made anew before its test."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,6 +40,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         why = getattr(getattr(report.longrepr, "reprcrash", None), "message", report.longrepr)
         line = " ".join(str(why).split())[:WHY_LIMIT]
         terminalreporter.write_line(f"another chance: {report.nodeid}: {line}")
+    for report in (one for reports in terminalreporter.stats.values() for one in reports):
+        for name, why in getattr(report, "user_properties", ()):
+            if name == NEW_CELL and report.when == "teardown":
+                terminalreporter.write_line(f"another cell: {report.nodeid}: {why}")
     told = {
         what
         for reports in terminalreporter.stats.values()

@@ -25,9 +25,9 @@ ROOM_MB = 64
 
 
 @pytest.fixture(scope="module")
-def cell(start_module_stack: StartStack) -> Stack:
+def cell(start_shared_stack: StartStack) -> Stack:
     # Nobody wakes whom the test has stopped.
-    return start_module_stack(
+    return start_shared_stack(
         provider_url=f"ws://127.0.0.1:{PORT}", settings={"VOICEBUS_HEALTH_SILENT_S": "0"}
     )
 

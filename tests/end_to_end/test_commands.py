@@ -32,10 +32,10 @@ WORDS = 12_000
 
 
 @pytest.fixture(scope="module")
-def cell(start_module_stack: Callable[..., Stack], tmp_path_factory: Any) -> Stack:
+def cell(start_shared_stack: Callable[..., Stack], tmp_path_factory: Any) -> Stack:
     scenario: Path = tmp_path_factory.mktemp("commands") / "much.toml"
     scenario.write_text(SCENARIO.replace("{words}", " ".join(f"w{n}" for n in range(WORDS))))
-    return start_module_stack(scenario=scenario, settings={"VOICEBUS_SESSION_MAX_SESSIONS": "3"})
+    return start_shared_stack(scenario=scenario, settings={"VOICEBUS_SESSION_MAX_SESSIONS": "3"})
 
 
 @pytest.fixture(autouse=True)

@@ -60,7 +60,7 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def door(start_module_stack: StartStack, tmp_path_factory: pytest.TempPathFactory) -> Door:
+def door(start_shared_stack: StartStack, tmp_path_factory: pytest.TempPathFactory) -> Door:
     scenario = tmp_path_factory.mktemp("gateway") / "long.toml"
     scenario.write_text(SCENARIO)
     port = free_port()
@@ -74,7 +74,7 @@ def door(start_module_stack: StartStack, tmp_path_factory: pytest.TempPathFactor
         "VOICEBUS_GATEWAY_MAX_MESSAGE_BYTES": "20000",
         "VOICEBUS_GATEWAY_QUEUE_SOUND_BYTES": "200000",
     }
-    return Door(start_module_stack(scenario=scenario, settings=settings), port)
+    return Door(start_shared_stack(scenario=scenario, settings=settings), port)
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,11 @@ async def test_a_person_talks_and_interrupts_in_a_browser_and_a_lost_line_comes_
                 "document.getElementById('write').requestSubmit()"
             )
 
-        await one.until("document.readyState === 'complete'")
+        # Before the page there is an empty one, which is complete as well.
+        await one.until(
+            f"location.href === '{url}' && document.readyState === 'complete'"
+            " && !!document.getElementById('talk')"
+        )
         await one.run("document.getElementById('talk').click()", gesture=True)
         await one.until("!document.getElementById('ask-key').hidden")
         await one.run(

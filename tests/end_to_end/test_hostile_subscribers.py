@@ -94,10 +94,10 @@ Start = Callable[..., Program]
 
 
 @pytest.fixture(scope="module")
-def cell(start_module_stack: Callable[..., Stack], tmp_path_factory: Any) -> Stack:
+def cell(start_shared_stack: Callable[..., Stack], tmp_path_factory: Any) -> Stack:
     scenario = tmp_path_factory.mktemp("hostile") / "flood.toml"
     scenario.write_text(SCENARIO)
-    return start_module_stack(scenario=scenario)
+    return start_shared_stack(scenario=scenario)
 
 
 @pytest.fixture

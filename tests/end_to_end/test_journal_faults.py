@@ -70,8 +70,8 @@ async def test_a_journal_that_cannot_be_used_is_named_and_left_as_it_is(
 
 
 @pytest.fixture(scope="module")
-def cell(start_module_stack: StartStack) -> Stack:
-    return start_module_stack(scenario=SCENARIO)
+def cell(start_shared_stack: StartStack) -> Stack:
+    return start_shared_stack(scenario=SCENARIO)
 
 
 def _states(on: Scene) -> list[Header]:

@@ -19,8 +19,8 @@ PATIENCE_S = 30
 
 
 @pytest.fixture(scope="module")
-def cell(start_module_stack: Any) -> Stack:
-    stack: Stack = start_module_stack(scenario=SCENARIO)
+def cell(start_shared_stack: Any) -> Stack:
+    stack: Stack = start_shared_stack(scenario=SCENARIO)
     return stack
 
 

@@ -22,10 +22,10 @@ def example(holding: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def cell(start_module_stack: object, tmp_path_factory: pytest.TempPathFactory) -> Stack:
+def cell(start_shared_stack: object, tmp_path_factory: pytest.TempPathFactory) -> Stack:
     tools = tmp_path_factory.mktemp("tools") / "tools.py"
     tools.write_text(example("book_table"))
-    stack: Stack = start_module_stack(tools=[str(tools)])  # type: ignore[operator]
+    stack: Stack = start_shared_stack(tools=[str(tools)])  # type: ignore[operator]
     return stack
 
 

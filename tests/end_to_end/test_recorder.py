@@ -79,10 +79,10 @@ class Recorded:
 
 
 @pytest.fixture(scope="module")
-def recordings(start_module_stack: StartStack) -> Iterator[Recordings]:
+def recordings(start_shared_stack: StartStack) -> Iterator[Recordings]:
     with tempfile.TemporaryDirectory(prefix="vb", dir="/tmp") as name:
         folder = Path(name) / "recordings"
-        cell = start_module_stack(
+        cell = start_shared_stack(
             scenario=SCENARIO,
             settings={
                 "VOICEBUS_RECORDER_FOLDER": str(folder),

@@ -67,7 +67,7 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def door(start_module_stack: Callable[..., Stack], tmp_path_factory: Any) -> Door:
+def door(start_shared_stack: Callable[..., Stack], tmp_path_factory: Any) -> Door:
     keys = tmp_path_factory.mktemp("keys")
     cli_keys.keys("server", folder=keys)
     cli_keys.keys("add", "alice", folder=keys)
@@ -83,7 +83,7 @@ def door(start_module_stack: Callable[..., Stack], tmp_path_factory: Any) -> Doo
         "VOICEBUS_RELAY_MAX_MESSAGE_BYTES": "100000",
         "VOICEBUS_RELAY_SUBSCRIPTIONS": "50",
     }
-    return Door(start_module_stack(scenario=SCENARIO, settings=settings), port, keys)
+    return Door(start_shared_stack(scenario=SCENARIO, settings=settings), port, keys)
 
 
 async def _answer(session: RealtimeSession) -> list[str]:

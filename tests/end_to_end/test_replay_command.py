@@ -36,10 +36,10 @@ class Recording(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def recorded(start_module_stack: StartStack, tmp_path_factory: pytest.TempPathFactory) -> Recording:
+def recorded(start_shared_stack: StartStack, tmp_path_factory: pytest.TempPathFactory) -> Recording:
     """Tools, an interrupt, a snapshot, a killed and a stopped session process."""
     acts = Acts(tmp_path_factory.mktemp("acts"))
-    cell = start_module_stack(scenario=SCENARIO, tools=acts.specs)
+    cell = start_shared_stack(scenario=SCENARIO, tools=acts.specs)
     sessions: list[str] = []
 
     async def story() -> None:

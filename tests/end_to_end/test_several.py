@@ -67,10 +67,10 @@ async def four(cell: Stack) -> AsyncIterator[tuple[Scene, list[Caller]]]:
         yield on, callers
 
 
-async def speaking(caller: Caller) -> str:
-    """The assistant speaks now, for three seconds. Its turn."""
+async def speaking(caller: Caller, text: str = "slow tone") -> str:
+    """The assistant speaks now, for three seconds unless it is another tone. Its turn."""
     before = len(caller.pieces())
-    await caller.session.send_text("slow tone")
+    await caller.session.send_text(text)
     await caller.until(lambda: len(caller.pieces()) > before + 5, "the beginning of the tone")
     return caller.pieces()[-1][1].turn_id
 
@@ -171,13 +171,15 @@ async def test_a_killed_transport_is_felt_only_by_its_own_conversations_which_th
         homes = await transports(on)
         touched = [one for one in callers if homes[one.id] == "transport-1"]
         others = [one for one in callers if homes[one.id] == "transport-0"]
-        turns = {one.id: await speaking(one) for one in callers}
+        turns = {one.id: await speaking(one) for one in others}
+        # Long enough to be cut also where the others take their time to begin.
+        await asyncio.gather(*(speaking(one, "long tone") for one in touched))
         killed = cell.kill("transport-1")
         for caller in touched:
             back = await caller.event("session_resumed")
             assert back.data.transport == "transport-0"
             assert back.data.audio_out == cell.endpoints.audio_out(0)
-            await caller.turn("short tone")
+            await caller.turn("short tone", within_s=60)  # after what was cut is said again
         for caller in others:
             turn = turns[caller.id]
             await caller.event("assistant_turn_completed", turn_id=turn, status="completed")

@@ -16,8 +16,8 @@ FOUND_S = 3.0
 
 
 @pytest.fixture(scope="module")
-def cell(start_module_stack: StartStack) -> Stack:
-    return start_module_stack(scenario=SCENARIO)
+def cell(start_shared_stack: StartStack) -> Stack:
+    return start_shared_stack(scenario=SCENARIO)
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.end_to_end.conftest import StartStack, shared_one
 from voicebus.cli import processes
 from voicebus.cli import stack as stacks
 from voicebus.cli.plan import Wish
@@ -68,20 +69,35 @@ def test_supervisorctl_stops_and_starts_each_process_cleanly(
     whole = {"transport-0": "transport:transport-0", "session-0": "session:session-0"}
     words = whole.get(name, name)
 
-    assert control("stop", words) == f"{words}: stopped"
-
+    stopped = control("stop", words)
+    alive = processes.alive(family)
     log = shared_stack.log("supervisord", 200)
+    left = {path.name: path.read_bytes() for path in shared_stack.run_dir.glob(f"{name}.*")}
+    started = control("start", words)
+    shared_stack.wait_ready(name, after=pid)
+
+    assert stopped == f"{words}: stopped"
     assert [line for line in log if f"stopped: {name}" in line][-1].endswith("(exit status 0)")
-    assert processes.alive(family) == []
-    left = {path.name for path in shared_stack.run_dir.glob(f"{name}.*")}
+    assert alive == []
     if name == "dispatcher-0":
         # Kept as room for the next one, should the disk be full by then; nobody is in it.
-        memory = shared_stack.run_dir / "dispatcher-0.workers"
-        assert memory.read_text().strip() == "[]"
-        left.discard(memory.name)
-    assert left == {f"{name}.log"}
-    assert control("start", words) == f"{words}: started"
-    shared_stack.wait_ready(name, after=pid)
+        assert left.pop("dispatcher-0.workers").strip() == b"[]"
+    assert left.keys() == {f"{name}.log"}
+    assert started == f"{words}: started"
+
+
+def test_a_shared_cell_that_a_test_has_broken_is_made_anew(start_shared_stack: StartStack) -> None:
+    cell = start_shared_stack(scenario=None)
+    shared = shared_one(cell)
+    broken = cell.run_dir
+    cell.supervisor.stop("toolhost-0")
+
+    fault = shared.fault()
+    shared.renew()
+
+    assert fault == "toolhost-0 is stopped"
+    assert cell.run_dir != broken
+    assert shared.fault() is None
 
 
 CONF = str(stacks.supervisord_conf())
