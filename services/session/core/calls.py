@@ -133,17 +133,14 @@ def response_done(d: Draft, event: i.ResponseDone) -> None:
         for call in mine:
             why = f"its response ended as {event.status} ({event.reason or 'no reason given'})"
             _end(d, call, "cancelled", failure=Failure(message=f"not run: {why}"))
-            _delete(d, call.call_id)
-        prune(d)
+            _delete(d, d.s.calls[call.call_id])
         return
     batch = Batch(response_id=event.response_id, call_ids=tuple(call.call_id for call in mine))
     if responses.is_interrupted(d, event.response_id):
         # Interrupted while it was being finished: its calls never had a turn.
-        batch = replace(batch, interrupted_us=d.now_us)
-        d.s.batches = with_(d.s.batches, batch.response_id, batch)
         for call in mine:
             _end(d, call, "cancelled", failure=Failure(message="interrupted before it ran"))
-        _tell_by_policy(d, batch)
+        _tell_by_policy(d, replace(batch, interrupted_us=d.now_us))
         return
     d.s.batches = with_(d.s.batches, batch.response_id, batch)
     for call in mine:
@@ -384,7 +381,6 @@ def _finish(d: Draft, batch: Batch, told: list[str], *, respond: bool) -> None:
     if respond:
         d.s.rounds += 1
         responses.want(d, automatic=True, tool_choice=_follow_up_choice(d))
-    prune(d)
 
 
 def _follow_up_choice(d: Draft) -> str | None:
@@ -415,11 +411,10 @@ def is_output(d: Draft, item: i.Item) -> bool:
     return call is not None and call.told == "output"
 
 
-def _delete(d: Draft, call_id: str) -> None:
-    call = d.s.calls[call_id]
+def _delete(d: Draft, call: Call) -> None:
     if call.generation == d.s.generation:
-        _forget_item(d, call.item_id, call_id)
-    d.s.calls = with_(d.s.calls, call_id, replace(call, told="deleted"))
+        _forget_item(d, call.item_id, call.call_id)
+    d.s.calls = with_(d.s.calls, call.call_id, replace(call, told="deleted"))
 
 
 def _forget_item(d: Draft, item_id: str, call_id: str) -> None:
@@ -444,32 +439,25 @@ def _as_context(d: Draft, call: Call, output: str) -> None:
 # --- interruption -----------------------------------------------------------------------------
 
 
-def _uninterrupted(d: Draft) -> list[Batch]:
+def uninterrupted(d: Draft) -> list[Batch]:
+    """The batches at work that no interruption has met yet."""
     return [
         batch for batch in d.s.batches.values() if not batch.settled and not batch.interrupted_us
     ]
 
 
-def interruptible(d: Draft) -> bool:
-    """Whether some batch has not been interrupted yet."""
-    return bool(_uninterrupted(d))
-
-
-def stoppable(d: Draft) -> tuple[str, ...]:
-    """The running calls whose tools may be stopped by an interrupt."""
-    return tuple(
+def stoppable(d: Draft, batches: list[Batch]) -> list[str]:
+    """Their running calls whose tools may be stopped by an interrupt."""
+    return [
         call_id
-        for batch in _uninterrupted(d)
+        for batch in batches
         for call_id in batch.call_ids
         if (call := d.s.calls[call_id]).phase in ("asking", "running") and call.policy == "cancel"
-    )
+    ]
 
 
-def interrupted(d: Draft, stop: tuple[str, ...], reason: str) -> None:
+def interrupted(d: Draft, batches: list[Batch], stop: list[str], reason: str) -> None:
     """Stop what may be stopped, and decide by policy what the model is told of each call."""
-    batches = _uninterrupted(d)
-    for batch in batches:
-        d.s.batches = with_(d.s.batches, batch.response_id, replace(batch, interrupted_us=d.now_us))
     in_pool: list[str] = []
     for call_id in stop:
         call = d.s.calls[call_id]
@@ -483,7 +471,7 @@ def interrupted(d: Draft, stop: tuple[str, ...], reason: str) -> None:
     if in_pool:
         d.do(fx.CancelCalls(tuple(in_pool), d.s.epoch, reason))
     for batch in batches:
-        _tell_by_policy(d, d.s.batches[batch.response_id])
+        _tell_by_policy(d, replace(batch, interrupted_us=d.now_us))
 
 
 def _tell_by_policy(d: Draft, batch: Batch) -> None:
@@ -493,6 +481,7 @@ def _tell_by_policy(d: Draft, batch: Batch) -> None:
         if call.told == "no" and call.phase == "running" and call.policy == "detach":
             _output(d, call_id, _RUNNING)
     if policy == "submit":
+        d.s.batches = with_(d.s.batches, batch.response_id, batch)
         _settle(d, batch.response_id)
         return
     told: list[str] = []
@@ -504,8 +493,7 @@ def _tell_by_policy(d: Draft, batch: Batch) -> None:
             _output(d, call_id)
             told.append(call_id)
         else:
-            _delete(d, call_id)
-            call = d.s.calls[call_id]
+            _delete(d, call)
             if call.phase == "ended" and _must_be_known(call, call.status or ""):
                 _announce(d, call, call.status or "", call.output)
     _finish(d, batch, told, respond=bool(told))
@@ -559,9 +547,14 @@ def close_all(d: Draft) -> None:
 
 
 def prune(d: Draft) -> None:
-    """Forget batches that are settled and old calls that ended."""
-    open_calls = {call.response_id for call in d.s.calls.values() if call.phase != "ended"}
-    over = [key for key, batch in d.s.batches.items() if batch.settled and key not in open_calls]
+    """Forget batches that are settled and old calls that ended. At the end of a response is soon
+    enough: until then they are in nobody's way."""
+    calls = d.s.calls
+    over = [
+        key
+        for key, batch in d.s.batches.items()
+        if batch.settled and all(calls[call_id].phase == "ended" for call_id in batch.call_ids)
+    ]
     if over:
         d.s.batches = without(d.s.batches, *over)
     if len(d.s.calls) <= KEPT:

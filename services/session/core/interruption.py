@@ -49,36 +49,37 @@ def _interrupt(
     unheard = playback.unheard(d)
     audible = [d.s.playback[key].response_id for key in unheard]
     active = [
-        response
-        for response in d.s.responses.values()
+        key
+        for key, response in d.s.responses.items()
         if response.active
         and not response.interrupted
-        and (not response.out_of_band or response.response_id in audible)
+        and (not response.out_of_band or key in audible)
     ]
-    targets = tuple(dict.fromkeys([*audible, *(response.response_id for response in active)]))
-    stoppable = calls.stoppable(d)
-    if not targets and not stoppable and not expected and not calls.interruptible(d):
+    targets = list(dict.fromkeys(audible + active))
+    batches = calls.uninterrupted(d)
+    if not targets and not batches and not expected:
         return False
+    stoppable = calls.stoppable(d, batches)
     d.s.epoch += 1
     if targets:
-        d.do(fx.Flush(targets, reason))
+        d.do(fx.Flush(tuple(targets), reason))
     if stoppable:
-        d.do(fx.Broadcast("interrupt", d.s.epoch, stoppable, reason))
+        d.do(fx.Broadcast("interrupt", d.s.epoch, tuple(stoppable), reason))
     for target in targets:
         responses.interrupt(d, target)
-    for response in active:
+    for response_id in active:
         # The provider has stopped its own response; a cancel of ours could hit the next one.
-        if reason == "manual" or response.out_of_band:
-            responses.cancel(d, response.response_id)
+        if reason == "manual" or responses.is_out_of_band(d, response_id):
+            responses.cancel(d, response_id)
     d.publish(
         Interrupted(
             turn_id=targets[-1] if targets else None,
             reason=reason,
-            responses=list(targets),
-            calls=list(stoppable),
+            responses=targets,
+            calls=stoppable,
         ),
         cause,
     )
     playback.interrupted(d, unheard)
-    calls.interrupted(d, stoppable, reason)
+    calls.interrupted(d, batches, stoppable, reason)
     return True

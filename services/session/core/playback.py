@@ -118,9 +118,10 @@ def received_ms(d: Draft, playback: Playback) -> int:
     return milliseconds(playback.received, d.s.config.output_audio_format)
 
 
-def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, bool]]:
-    """Per item in playing order: milliseconds heard until `at_us`, and whether estimated."""
-    found: dict[str, tuple[int, bool]] = {}
+def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, int, bool]]:
+    """Per item in playing order: milliseconds heard until `at_us`, milliseconds published, and
+    whether the former are estimated."""
+    found: dict[str, tuple[int, int, bool]] = {}
     busy_until_us = 0
     reporting = d.s.reported_us > 0 and at_us - d.s.reported_us < REPORTING_US
     for key, playback in d.s.playback.items():
@@ -130,15 +131,14 @@ def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, bool]]:
             since = max(0, at_us - playback.reported_us) // 1000 if running else 0
             heard, estimated = min(total, playback.played_ms + since), running
             ended_us = playback.reported_us + (total - playback.played_ms) * 1000
+            busy_until_us = max(busy_until_us, ended_us)
         else:
             begin_us = max(playback.first_us, busy_until_us)
-            heard, estimated = min(total, max(0, at_us - begin_us) // 1000), True
-            ended_us = begin_us + total * 1000
-        if reporting and not playback.reported_us:
             # A player that reports has not come to this item yet.
-            heard, estimated = 0, True
-        found[key] = (heard, estimated)
-        busy_until_us = max(busy_until_us, ended_us)
+            waits = reporting or at_us < begin_us
+            heard, estimated = 0 if waits else min(total, (at_us - begin_us) // 1000), True
+            busy_until_us = begin_us + total * 1000
+        found[key] = (heard, total, estimated)
     return found
 
 
@@ -155,12 +155,10 @@ def ends_us(d: Draft) -> int:
 def unheard(d: Draft) -> list[str]:
     """Items of which something was not yet heard, in playing order."""
     settling = d.s.hearing.keys if d.s.hearing else ()
-    heard = estimates(d, d.now_us)
     return [
         key
-        for key, playback in d.s.playback.items()
-        if key not in settling
-        and (heard[key][0] < received_ms(d, playback) or not playback.complete)
+        for key, (heard_ms, total_ms, _) in estimates(d, d.now_us).items()
+        if key not in settling and (heard_ms < total_ms or not d.s.playback[key].complete)
     ]
 
 
@@ -193,8 +191,8 @@ def heard_now(d: Draft) -> None:
     deleted: set[str] = set()
     for key in keys:
         playback = d.s.playback[key]
-        heard_ms, estimated = heard[key]
-        if heard_ms >= received_ms(d, playback) and playback.complete:
+        heard_ms, total_ms, estimated = heard[key]
+        if heard_ms >= total_ms and playback.complete:
             pass  # all of it was heard
         elif playback.generation != d.s.generation:
             pass  # the connection that knew it is gone
@@ -264,7 +262,7 @@ def close(d: Draft) -> None:
     d.s.hearing = None
     now, then = estimates(d, d.now_us), estimates(d, since_us)
     for key in tuple(d.s.playback):
-        heard_ms, estimated = (then if key in settling else now)[key]
+        heard_ms, _, estimated = (then if key in settling else now)[key]
         _settle(d, key, heard_ms, estimated=estimated)
 
 

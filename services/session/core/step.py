@@ -195,6 +195,7 @@ def _response_over(d: Draft, event: i.ResponseDone) -> None:
         return
     playback.response_done(d, event.response_id)
     calls.response_done(d, event)
+    calls.prune(d)
     responses.prune(d)
     responses.pump(d)
     d.do(fx.TurnBoundary())
