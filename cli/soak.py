@@ -26,7 +26,8 @@ from voicebus.services.supervisor import Supervisor
 
 SAMPLE_S = 5.0
 SETTLED_S = 600.0
-"""Until then memory fills up: replies are remembered for ten minutes, what has ended for one."""
+"""Until then memory fills up: with what has ended a minute ago, the database's cache, and room for
+the longest moments."""
 LIMIT_PERCENT = 1.0
 """Growth in an hour that is allowed."""
 PAUSE_S = (1.0, 4.0)

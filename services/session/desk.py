@@ -18,6 +18,9 @@ from voicebus.services.session.journal import StoredReply
 MAX_COMMAND_BYTES = 8 * 1024 * 1024
 """An image may come with `add_item`; nothing else is large."""
 _commands: Codec[Command] = Codec(Command, what="command", depth=VALUE_DEPTH_LIMIT)
+KEPT_US = 60_000_000
+"""How long a reply stays in memory. Then it is read from the journal, should anybody still ask:
+thousands of them would fill the process for a retry that nearly always comes within seconds."""
 Key = tuple[str, str, str]
 """Session (or none), command, id."""
 
@@ -45,16 +48,20 @@ class Desk:
         self,
         send: Callable[[Route, bytes], None],
         now_us: Callable[[], int],
+        earlier: Callable[[Key], StoredReply | None],
         *,
         memory_us: int,
         in_flight: int,
     ) -> None:
+        """`earlier` finds a reply in the journal. A reply counts for `memory_us` after it."""
         self._send = send
         self._now_us = now_us
+        self._earlier = earlier
         self._memory_us = memory_us
         self._in_flight = in_flight
         self._pending: dict[Key, Pending] = {}
         self._done: dict[Key, StoredReply] = {}
+        """The last replies, oldest first."""
         self._owners: dict[tuple[str, str], Key] = {}
         self._waiting: dict[bytes, int] = {}
 
@@ -71,11 +78,6 @@ class Desk:
         key = (session_id, command, command_id)
         self._pending[key] = Pending(key, b"", [])
         self._owners[(session_id, command_id)] = key
-
-    def remember(self, replies: list[StoredReply]) -> None:
-        """Replies of a former life, from the journal."""
-        for reply in replies:
-            self._done[(reply.session_id, reply.command, reply.id)] = reply
 
     def take(self, route: Route, frames: Frames) -> Command | None:
         """A command that is to be done; None when it has been answered here."""
@@ -111,7 +113,7 @@ class Desk:
     def _admit(self, route: Route, command: Command) -> Command | None:
         key = _key(command)
         body_hash = hashlib.blake2b(encode(command.data), digest_size=16).digest()
-        done = self._done.get(key)
+        done = self._remembered(key)
         pending = self._pending.get(key)
         known_hash = done.body_hash if done else pending.body_hash if pending else body_hash
         other = self._owners.get((key[0], command.id), key)
@@ -141,6 +143,10 @@ class Desk:
         self._pending[key] = Pending(key, body_hash, [route])
         self._owners[(key[0], command.id)] = key
         return command
+
+    def _remembered(self, key: Key) -> StoredReply | None:
+        done = self._done.get(key) or self._earlier(key)
+        return done if done and done.at_us >= self._now_us() - self._memory_us else None
 
     def _refuse_unread(
         self, route: Route, command_id: str, message: str, code: ErrorCode = "bad_request"
@@ -196,10 +202,13 @@ class Desk:
         if reply is not None:
             self.release(reply, remember=False)
 
-    def forget_old(self) -> None:
-        """Replies are remembered for a while only."""
-        oldest_us = self._now_us() - self._memory_us
-        for key in [key for key, reply in self._done.items() if reply.at_us < oldest_us]:
+    def forget_journaled(self) -> None:
+        """Leave older replies to the journal, which has all of them."""
+        oldest_us = self._now_us() - KEPT_US
+        while self._done:
+            key, reply = next(iter(self._done.items()))
+            if reply.at_us >= oldest_us:
+                return
             del self._done[key]
 
 

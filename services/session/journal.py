@@ -233,10 +233,14 @@ class Journal:
             )
         return found
 
-    def replies(self, since_us: int) -> list[StoredReply]:
-        """Replies that are still remembered."""
-        rows = self._reader.execute("select * from replies where at_us >= ?", (since_us,))
-        return [StoredReply(*row) for row in rows.fetchall()]
+    def reply(self, session_id: str, command: str, command_id: str) -> StoredReply | None:
+        """The reply to a command, also of a former life; an old one may be there a little longer
+        than it is remembered. Raises sqlite3.Error."""
+        row = self._reader.execute(
+            "select * from replies where session_id = ? and command = ? and id = ?",
+            (session_id, command, command_id),
+        ).fetchone()
+        return StoredReply(*row) if row else None
 
     def events(self, session_id: str, first: int, last: int | None, limit: int) -> list[bytes]:
         """Headers of a session's events, in order; also of one that has ended."""

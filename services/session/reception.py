@@ -5,6 +5,7 @@ decides, and the reply is made out when the journal has it.
 """
 
 import asyncio
+import sqlite3
 from typing import Any, Protocol
 
 import msgspec
@@ -20,8 +21,8 @@ from voicebus.services.session.conversation import Conversation
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import rights
 from voicebus.services.session.core.commands import CORE_COMMANDS
-from voicebus.services.session.desk import MAX_COMMAND_BYTES, Desk, Refused, typed
-from voicebus.services.session.journal import Journal
+from voicebus.services.session.desk import MAX_COMMAND_BYTES, Desk, Key, Refused, typed
+from voicebus.services.session.journal import Journal, StoredReply
 from voicebus.services.session.links import TransportLink
 from voicebus.services.session.pool import ToolPool
 from voicebus.services.session.providers.base import Translator
@@ -69,6 +70,7 @@ class Reception:
         self.desk = self._desk = Desk(
             self._send_reply,
             house.now_us,
+            self._earlier,
             memory_us=int(self._settings.reply_memory_s * 1_000_000),
             in_flight=self._settings.in_flight,
         )
@@ -92,6 +94,15 @@ class Reception:
     def forget(self, session_id: str) -> None:
         """A conversation has left the memory."""
         self._touched_us.pop(session_id, None)
+
+    def _earlier(self, key: Key) -> StoredReply | None:
+        """A reply that only the journal has. Where it cannot be read, the command counts as new:
+        to hang up or interrupt must work on a broken disk, too."""
+        try:
+            return self._house.journal.reply(*key)
+        except sqlite3.Error as error:
+            self._runtime.log.warning("journal.not_read", why=str(error))
+            return None
 
     def _send_reply(self, route: Route, reply: bytes) -> None:
         if self._commands.send(route, [reply]) is not Sent.OK:

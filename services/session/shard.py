@@ -152,7 +152,8 @@ class Shard:
                     self._without(transport.transport)
             # Costs nothing while the dispatcher knows us; else somebody else has said to be us.
             self.pool.follow()
-            self._desk.forget_old()
+            if not self.journal_lost:
+                self._desk.forget_journaled()
             self._writer.retry()
             if ticks % 10 == 0:
                 retention_us = int(self._settings.retention_days * 86_400 * 1_000_000)
@@ -561,9 +562,6 @@ class Shard:
         live = self.journal.live()
         self._clock.not_before(max((stored.last_us() for stored in live), default=0))
         now_us = self.now_us()
-        self._desk.remember(
-            self.journal.replies(now_us - int(self._settings.reply_memory_s * 1_000_000))
-        )
         suspect = self._attempt.left_behind
         strikes = self.journal.strike(suspect) if suspect else 0
         for stored in live:

@@ -323,7 +323,9 @@ class Cell:
         self.pool = SimpleNamespace(
             known=True, catalogue={"a": tool("a"), "b": tool("b", approval=True)}
         )
-        self.journal = SimpleNamespace(last_seq=lambda _: None, events=lambda *_: [])
+        self.journal = SimpleNamespace(
+            last_seq=lambda _: None, events=lambda *_: [], reply=lambda *_: None
+        )
         self.journal_lost = False
         self.time_us = 1_000_000_000
         self.sent = 0

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from voicebus.bus.messages.base import BadMessage, encode
 from voicebus.bus.messages.commands import Command, Reply
-from voicebus.services.session.desk import Desk, Refused, typed
+from voicebus.services.session.desk import Desk, Key, Refused, typed
+from voicebus.services.session.journal import StoredReply
 
 A = (b"client-a",)
 B = (b"client-b",)
@@ -22,9 +23,11 @@ class Table:
     def __init__(self, in_flight: int = 4) -> None:
         self.sent: list[tuple[tuple[bytes, ...], Reply]] = []
         self.now_us = 1_000_000
+        self.journal: dict[Key, StoredReply] = {}
         self.desk = Desk(
             lambda route, raw: self.sent.append((route, msgspec.json.decode(raw, type=Reply))),
             lambda: self.now_us,
+            lambda key: self.journal.get(key),
             memory_us=600_000_000,
             in_flight=in_flight,
         )
@@ -38,6 +41,7 @@ class Table:
         assert key is not None
         stored = self.desk.reply(key, **reply)
         assert stored is not None
+        self.journal[(stored.session_id, stored.command, stored.id)] = stored
         self.desk.release(stored)
 
     def refusal(self) -> str:
@@ -93,7 +97,7 @@ def test_a_reply_of_a_former_life_is_remembered() -> None:
     stored = first.desk.reply(key, seq=3)
     assert stored is not None
     second = Table()
-    second.desk.remember([stored])
+    second.journal[("s0-x", "send_text", ID)] = stored
 
     assert second.ask(command="send_text", session_id="s0-x", data={"text": "yes"}) is None
 
@@ -126,10 +130,28 @@ def test_replies_are_forgotten_after_a_while() -> None:
     table = Table()
     table.ask()
     table.done()
-    table.now_us += 601_000_000
+    table.now_us += 599_000_000
+    table.desk.forget_journaled()
+    assert table.ask() is None
 
-    table.desk.forget_old()
+    table.now_us += 2_000_000
 
+    assert table.ask() is not None
+
+
+def test_a_reply_is_kept_in_memory_for_a_minute_and_then_read_from_the_journal() -> None:
+    table = Table()
+    table.ask()
+    table.done(seq=7)
+    table.journal.clear()
+
+    table.now_us += 59_000_000
+    table.desk.forget_journaled()
+    assert table.ask() is None
+    assert table.sent[-1] == (A, Reply(id=ID, ok=True, seq=7))
+
+    table.now_us += 2_000_000
+    table.desk.forget_journaled()
     assert table.ask() is not None
 
 

@@ -121,6 +121,17 @@ def test_retention_leaves_no_word_of_an_old_conversation(path: Path) -> None:
     }
 
 
+def test_a_reply_is_found_by_its_command_also_in_the_next_life(path: Path) -> None:
+    reply = StoredReply("s0-a", "send_text", "c1", b"h", b"{}", 5)
+    Journal(path).write([commit(replies=[reply])])
+
+    journal = Journal(path)
+
+    assert journal.reply("s0-a", "send_text", "c1") == reply
+    assert journal.reply("s0-a", "send_text", "c2") is None
+    assert journal.reply("", "send_text", "c1") is None
+
+
 def test_the_file_is_closed_to_others(path: Path) -> None:
     Journal(path)
 
