@@ -169,12 +169,12 @@ def test_a_killed_transport_costs_the_turn_and_not_the_conversation(
         async with scene(cell) as one:
             caller = await one.caller()
             await caller.turn("short tone")
-            await caller.session.send_text("a slow tone")
+            await caller.session.send_text("a long tone")
             await caller.until(lambda: len(caller.pieces()) > 20, "some sound")
             cell.kill("transport-0")
             one.transport_was_killed = True
             resumed = await caller.event("session_resumed")
-            await caller.event("assistant_turn_completed", status="completed", nth=2)
+            await caller.event("assistant_turn_completed", status="completed", nth=2, within_s=60)
 
             assert resumed.data.history == "partial"
             cut = caller.found("assistant_turn_completed", status="incomplete")

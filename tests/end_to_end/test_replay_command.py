@@ -47,7 +47,7 @@ def recorded(start_shared_stack: StartStack, tmp_path_factory: pytest.TempPathFa
             caller, other = await on.caller(), await on.caller()
             await other.turn("short tone, said the walrus")
             await caller.turn("tally")
-            await caller.session.send_text("slow tone")
+            await caller.session.send_text("long tone")
             await caller.until(lambda: len(caller.pieces()) > 5, "some of the tone")
             await caller.session.interrupt()
             await caller.event("interrupted")

@@ -42,7 +42,7 @@ async def test_a_slow_disk_is_told_in_time_and_stops_neither_sound_nor_an_interr
 ) -> None:
     async with scene(cell) as on:
         caller = await on.caller()
-        await caller.session.send_text("A slow tone, please.")
+        await caller.session.send_text("A long tone, please.")
         await caller.until(lambda: len(caller.pieces()) > 5, "the beginning of the tone")
         turn = caller.pieces()[0][1].turn_id
         before = _samples(caller)

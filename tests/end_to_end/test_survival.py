@@ -155,7 +155,7 @@ async def test_an_interrupt_sent_while_the_session_process_is_away_stops_the_sou
     async with scene(cell) as on:
         on.session_was_killed = True
         caller = await on.caller(plays=True)
-        await caller.session.send_text("slow tone")
+        await caller.session.send_text("long tone")
         await caller.until(lambda: len(caller.pieces()) > 10, "the beginning of the tone")
         turn = caller.pieces()[0][1].turn_id
 
@@ -240,7 +240,7 @@ async def test_a_killed_transport_costs_the_turn_and_leaves_both_old_and_new_con
 ) -> None:
     async with scene(cell) as on:
         caller = await on.caller()
-        await caller.session.send_text("slow tone")
+        await caller.session.send_text("long tone")
         await caller.until(lambda: len(caller.pieces()) > 5, "the beginning of the tone")
         turn = caller.pieces()[0][1].turn_id
 
@@ -250,7 +250,7 @@ async def test_a_killed_transport_costs_the_turn_and_leaves_both_old_and_new_con
         await caller.event("session_resumed")
         other = await on.caller()
         await other.turn("short tone")
-        await caller.event("assistant_turn_completed", status="completed")
+        await caller.event("assistant_turn_completed", status="completed", within_s=60)
 
         assert (ended.data.status, ended.data.reason) == ("incomplete", "transport_lost")
         assert other.words() == "A short tone."

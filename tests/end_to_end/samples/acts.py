@@ -25,7 +25,7 @@ def tally(ctx: ToolContext, seconds: float = 0.0) -> dict[str, str]:
     return {"tally": "one mark"}
 
 
-@tool(timeout_s=60)
+@tool(timeout_s=60, grace_s=15)  # what it notes is looked for: not to be killed when starved
 def patient(ctx: ToolContext, seconds: float = 30.0) -> dict[str, float]:
     """Wait, and stop as soon as somebody says so."""
     _note("patient", ctx.call_id)
