@@ -5,7 +5,7 @@
 # make matrix  each process at each moment of a conversation, killed and frozen; five minutes
 # make soak    MINUTES=60: twenty conversations at a time; memory and descriptors, and a picture
 # make bench   measure: ours beside a bare client, each goal with its figure; under ten minutes
-# make bench-peers  the same stalls with the peers, each in an environment of its own
+# make bench-peers  the same stalls, latency and cost with the peers, each in its own environment
 # make check   lint, formatting, types, import rules, generated schemas
 #
 # Everything goes into .venv. What is installed already is not installed again. From outside Python

@@ -268,6 +268,25 @@ class Cost:
         }
 
 
+class Busy:
+    """How much of the machine was at work since, whoever used it."""
+
+    def __init__(self) -> None:
+        self._before = _ticks()
+
+    def share(self) -> float:
+        """From 0 to 1, over all cores."""
+        idle, every = (now - then for now, then in zip(_ticks(), self._before, strict=True))
+        return 1.0 - idle / every if every else 0.0
+
+
+def _ticks() -> tuple[int, int]:
+    """Idle, and all, of all cores since the machine was started."""
+    with open("/proc/stat") as file:
+        fields = [int(field) for field in file.readline().split()[1:9]]
+    return fields[3] + fields[4], sum(fields)
+
+
 def cpu_s(pid: int) -> float:
     """Seconds of CPU of a process and its threads so far."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

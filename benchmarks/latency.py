@@ -2,37 +2,89 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 from voicebus.benchmarks.figures import Ages, Result, Table, of_rows
-from voicebus.benchmarks.harness import App, Provider, Scale, bare, cell, ours
+from voicebus.benchmarks.harness import (
+    App,
+    Busy,
+    Came,
+    Cost,
+    Provider,
+    Scale,
+    bare,
+    cell,
+    ours,
+)
 
 WORDS_EVERY_S = 0.1
+
+
+LOAD = ("spins", "spins")
+"""Two tools that burn Python, called by the first session."""
+
+
+class Window(NamedTuple):
+    """A stretch of time, and what was seen of it outside the client programs."""
+
+    since_ns: int
+    until_ns: int
+    heard: list[tuple[int, int, int]]
+    results: int
+    cores: dict[str, float]
+    busy: float
+    """Share of the whole machine."""
+
+    def frames(self, calls: int) -> int:
+        """How many 20 ms frames were to come in it."""
+        return round((self.until_ns - self.since_ns) / 20e6) * calls
+
+    def ages(self, came: Iterable[Came]) -> dict[str, Ages]:
+        """Of what the client programs saw of it, and the provider."""
+        programs = list(came)
+        rows = {
+            "sound out": [row for one in programs for row in one.sound],
+            "events": [row for one in programs for row in one.words],
+            "sound in": self.heard,
+        }
+        return {what: of_rows(found, self.since_ns, self.until_ns) for what, found in rows.items()}
+
+
+def window(
+    provider: Provider, seconds: float, *, loaded: bool, pids: Mapping[str, int] | None = None
+) -> Window:
+    """Full-duplex sound and a transcript each 100 ms in every session that is open."""
+    names = LOAD if loaded else ()
+    provider.do("outputs")
+    if names:
+        provider.do("call", line=0, names=names, arguments={"seconds": seconds + 0.5})
+    provider.do("forget")
+    since_ns = time.monotonic_ns() + 200_000_000
+    provider.do("sound", seconds=seconds + 0.5)
+    provider.do("words", every_s=WORDS_EVERY_S, count=int(seconds / WORDS_EVERY_S))
+    cost, busy = Cost(dict(pids or {})), Busy()
+    time.sleep(seconds)
+    cores, share = cost.cores(), busy.share()
+    until_ns = time.monotonic_ns() - 20_000_000
+    heard = provider.heard()
+    provider.do("sound", seconds=0)
+    # A client that a tool holds up hears the rest only afterwards, and it counts.
+    within_s = len(names) * (seconds + 0.5) + 2.0
+    results = len(provider.outputs(len(names), within_s))
+    if names:
+        time.sleep(0.3)
+    return Window(since_ns, until_ns, heard, results, cores, share)
 
 
 def measure(
     provider: Provider, start: Callable[[], App], seconds: float, *, loaded: bool
 ) -> dict[str, Ages]:
-    """Full-duplex sound and a transcript each 100 ms in every session."""
+    """One window with a client of its own."""
     app = start()
     time.sleep(0.3)
-    if loaded:
-        # Two tools that burn Python, called by the first session.
-        provider.do("call", line=0, names=["spins", "spins"], arguments={"seconds": seconds + 0.5})
-    provider.do("forget")
-    since_ns = time.monotonic_ns() + 200_000_000
-    provider.do("sound", seconds=seconds + 0.5)
-    provider.do("words", every_s=WORDS_EVERY_S, count=int(seconds / WORDS_EVERY_S))
-    time.sleep(seconds)
-    until_ns = time.monotonic_ns() - 20_000_000
-    heard = provider.heard()
-    provider.do("sound", seconds=0)
-    came = app.stop()
-    return {
-        "sound out": of_rows(came.sound, since_ns, until_ns),
-        "events": of_rows(came.words, since_ns, until_ns),
-        "sound in": of_rows(heard, since_ns, until_ns),
-    }
+    seen = window(provider, seconds, loaded=loaded)
+    return seen.ages([app.stop()])
 
 
 def run(scale: Scale) -> Result:

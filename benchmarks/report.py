@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,14 @@ def save(
     if importlib.util.find_spec("matplotlib") is not None:
         draw(folder / "run.png", figures)
     return path
+
+
+def main(picture: str, *runs: str) -> None:
+    """One picture of several runs; a figure that two have is the later one's."""
+    figures: dict[str, list[float]] = {}
+    for run in runs:
+        figures |= json.loads(Path(run).read_text("utf-8"))["figures"]
+    draw(Path(picture), figures)
 
 
 def draw(path: Path, figures: Mapping[str, list[float]]) -> None:
@@ -147,3 +156,7 @@ def draw(path: Path, figures: Mapping[str, list[float]]) -> None:
     right.set_title("Capacity")
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

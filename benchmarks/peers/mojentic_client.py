@@ -31,7 +31,7 @@ class Worker(LLMTool):
         }
 
 
-async def main(bench):
+async def call(bench, number):
     gateway = OpenAIRealtimeGateway(api_key="none", base_url=bench.url)
     config = RealtimeVoiceConfig(tools=[Worker(name) for name in work.KINDS])
     session = await RealtimeVoiceBroker("gpt-realtime", gateway, config).connect()
@@ -42,8 +42,8 @@ async def main(bench):
 
     async def read():
         async for event in session.events():
-            if type(event).__name__ == "UserTranscriptEvent":
-                bench.words.text(event.text)
+            if event.kind == "user_transcript_delta":
+                bench.words.text(event.delta)
 
     async def send(sound):
         async def once():
@@ -53,11 +53,18 @@ async def main(bench):
 
     tasks = [asyncio.create_task(hear()), asyncio.create_task(read())]
     if bench.talks:
-        tasks.append(asyncio.create_task(bench.talk(send)))
+        tasks.append(asyncio.create_task(bench.talk(send, number)))
+    return tasks
+
+
+async def main(bench):
+    """All calls on one loop."""
+    calls = [await call(bench, number) for number in range(bench.sessions)]
     bench.ready()
     await bench.over()
-    for task in tasks:
-        task.cancel()
+    for tasks in calls:
+        for task in tasks:
+            task.cancel()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from pipecat.adapters.schemas.function_schema import FunctionSchema
 from pipecat.adapters.schemas.tools_schema import ToolsSchema
 from pipecat.frames.frames import (
     InputAudioRawFrame,
+    InterimTranscriptionFrame,
     LLMRunFrame,
-    TranscriptionFrame,
     TTSAudioRawFrame,
 )
 from pipecat.pipeline.pipeline import Pipeline
@@ -32,6 +32,8 @@ logger.add(sys.stderr, level="ERROR")
 
 
 class Ears(FrameProcessor):
+    """Behind the model for its sound; before it for transcripts, which go upstream."""
+
     def __init__(self, bench):
         super().__init__()
         self._bench = bench
@@ -40,7 +42,7 @@ class Ears(FrameProcessor):
         await super().process_frame(frame, direction)
         if isinstance(frame, TTSAudioRawFrame):
             self._bench.sound.sound(frame.audio)
-        elif isinstance(frame, TranscriptionFrame):
+        elif isinstance(frame, InterimTranscriptionFrame):
             self._bench.words.text(frame.text)
         await self.push_frame(frame, direction)
 
@@ -66,7 +68,7 @@ async def main(bench):
     context = LLMContext([{"role": "user", "content": "hello"}], ToolsSchema(schemas))
     pair = LLMContextAggregatorPair(context)
     task = PipelineTask(
-        Pipeline([pair.user(), llm, Ears(bench), pair.assistant()]),
+        Pipeline([pair.user(), Ears(bench), llm, Ears(bench), pair.assistant()]),
         params=PipelineParams(audio_in_sample_rate=24000, audio_out_sample_rate=24000),
     )
     running = asyncio.create_task(PipelineRunner(handle_sigint=False).run(task))

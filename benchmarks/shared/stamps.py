@@ -51,10 +51,11 @@ def words(number: int) -> str:
 
 
 def read_words(text: str) -> tuple[int, int] | None:
-    """The stamp of a transcript, if it is one."""
-    if not text.startswith(MARK):
+    """The last stamp of a transcript, if it has one: some clients tell all that came so far."""
+    _, mark, stamp = text.rpartition(MARK)
+    if not mark:
         return None
-    made_ns, number = text[len(MARK) :].split(":")
+    made_ns, number = stamp.split(":")
     return int(made_ns), int(number)
 
 

@@ -22,6 +22,8 @@ def test_a_stamp_survives_sound_base64_and_words() -> None:
     encoded = stamps.frame_base64(8)
     said = stamps.read_words(stamps.words(9))
 
+    assert stamps.read_words(stamps.words(8) + stamps.words(9))[1] == 9  # type: ignore[index]
+    assert stamps.read_words("hello") is None
     assert (number, stamps.read_base64(encoded)[1]) == (7, 8)
     assert len(base64.b64decode(encoded)) == len(stamps.frame(1)) == stamps.FRAME_BYTES
     assert said is not None

@@ -1,0 +1,39 @@
+"""What decides whether so many calls of a peer are measured, and that the peers' run works."""
+
+import pytest
+
+from voicebus.benchmarks.harness import QUICK
+from voicebus.benchmarks.peers import run as peers
+from voicebus.benchmarks.peers.run import Each, unfit
+
+
+def test_calls_that_a_machine_can_hold_are_measured() -> None:
+    assert unfit(100, Each(cores=0.018, megabytes=96), cores=2, megabytes=12_000) == ""
+
+
+def test_calls_that_need_too_many_cores_are_named_with_the_sum() -> None:
+    why = unfit(100, Each(cores=0.042, megabytes=96), cores=2, megabytes=12_000)
+
+    assert why == "needs 4.2 cores of 2, 0.042 a call"
+
+
+def test_calls_that_need_too_much_memory_are_named_with_the_sum() -> None:
+    why = unfit(100, Each(cores=0.01, megabytes=102.4), cores=2, megabytes=10_240)
+
+    assert why == "needs 10.0 GB of 10.0, 102 MB a call"
+
+
+def test_a_peer_that_is_not_installed_is_named_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    absent = "pipecat, not there"
+    monkeypatch.setitem(peers.PEERS, absent, peers.Peer("not-there", "pipecat_client.py"))
+
+    result = peers.run(QUICK, [absent])
+
+    _, ages, costs, missing = result.tables
+    assert {(row[0], row[2]) for row in ages.rows} == {
+        (client, tools) for client in ("bare", "voicebus") for tools in ("idle", "2 loops")
+    }
+    assert [row[0] for row in costs.rows] == ["bare", "voicebus"]
+    assert [row[0] for row in missing.rows] == [absent]
