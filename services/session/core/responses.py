@@ -189,7 +189,7 @@ def _ask(d: Draft, create: Create) -> None:
 def active_default(d: Draft) -> Response | None:
     """The one response that writes the default conversation now, if any."""
     for response in d.s.responses.values():
-        if response.active and not response.out_of_band:
+        if response.active and not response.out_of_band and not response.overtaken:
             return response
     return None
 
@@ -226,6 +226,16 @@ def started(d: Draft, event: i.ResponseStarted) -> None:
     """The provider announced a response: ours, or one of its turn detection."""
     if event.response_id in d.s.responses:
         return
+    before = active_default(d)
+    response = _begin(d, event)
+    if before is None or response.out_of_band or (response.create is None and d.s.apart):
+        return  # the last may be one out of band whose provider does not say so
+    # Its end was lost, or comes late. It holds nothing back, and a late end counts as any other.
+    overtaken = replace(d.s.responses[before.response_id], overtaken=True)
+    d.s.responses = with_(d.s.responses, before.response_id, overtaken)
+
+
+def _begin(d: Draft, event: i.ResponseStarted) -> Response:
     create, late = _claim(d, event.tag, event.out_of_band)
     out_of_band = event.out_of_band or (create is not None and create.out_of_band)
     is_foreign = create is None and not late and not out_of_band
@@ -249,6 +259,7 @@ def started(d: Draft, event: i.ResponseStarted) -> None:
         d.s.responses = with_(d.s.responses, event.response_id, interrupted)
         d.do(fx.Flush((event.response_id,), "interrupted before it was announced"))
         cancel(d, event.response_id)
+    return response
 
 
 def _claim(d: Draft, tag: str | None, out_of_band: bool) -> tuple[Create | None, bool]:
@@ -379,7 +390,7 @@ def seen(d: Draft, response_id: str) -> None:
     response = d.s.responses.get(response_id)
     if response is None:
         if response_id not in d.s.forgotten:
-            started(d, i.ResponseStarted(now_us=d.now_us, response_id=response_id))
+            _begin(d, i.ResponseStarted(now_us=d.now_us, response_id=response_id))
         return
     # Once a second is enough for a watchdog of a minute, and keeps deltas cheap.
     if d.now_us - response.seen_us > 1_000_000:
@@ -605,7 +616,7 @@ def expire(d: Draft) -> list[i.ResponseDone]:
     for response in tuple(d.s.responses.values()):
         if not response.active or d.now_us < _silent_until_us(response):
             continue
-        if response.cancelling or response.interrupted:
+        if response.cancelling or response.interrupted or response.overtaken:
             given_up.append(
                 i.ResponseDone(
                     now_us=d.now_us,

@@ -57,6 +57,9 @@ class Response(Part, frozen=True, kw_only=True):
     """The automatic create that it stands in for: it sees the outputs that stood when it began."""
     missed: bool = False
     """An output came to stand only after it had begun."""
+    overtaken: bool = False
+    """The provider has announced the next one of the conversation, so that it writes no more. Its
+    end may still be told."""
     assumed: bool = False
     """Taken for ours though it bore no tag: a refusal of our create would prove otherwise."""
     items: dict[str, Literal["silent", "written", "sounding"]] = {}

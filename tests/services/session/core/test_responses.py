@@ -635,6 +635,62 @@ def test_an_interrupted_response_that_never_ends_makes_way_soon() -> None:
     assert len(of(effects, fx.CreateResponse)) == 1
 
 
+def test_a_response_whose_end_was_lost_holds_nothing_back_once_the_next_is_announced() -> None:
+    stage = Stage(SessionConfig(lease_s=1000))
+    stage.play(created("lost"), created("next"))
+    asked = stage.command("send_text", text="Hello?")
+
+    effects = stage.play(done("next"))
+
+    assert of(asked, fx.CreateResponse) == []
+    assert len(of(effects, fx.CreateResponse)) == 1
+
+
+def test_an_overtaken_response_is_given_up_without_a_cancel_that_could_hit_the_next() -> None:
+    stage = Stage(SessionConfig(lease_s=1000))
+    stage.play(created("lost"), created("next"), done("next"))
+
+    effects = stage.wait(61)
+
+    (over,) = of(effects, AssistantTurnCompleted)
+    assert (over.turn_id, over.status, over.reason) == ("lost", "incomplete", "provider_silent")
+    assert of(effects, fx.CancelResponse) == []
+
+
+def test_an_end_that_is_told_after_the_next_response_was_announced_counts_as_any_other() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created("late"), *call("late", "c1", "a"), created("next"))
+
+    effects = stage.play(done("late"))
+
+    (over,) = of(effects, AssistantTurnCompleted)
+    assert (over.turn_id, over.status) == ("late", "completed")
+    assert [submit.call_id for submit in of(effects, fx.Submit)] == ["c1"]
+    assert of(stage.play(tool_ok("c1")), fx.CreateResponse) == []
+    assert len(of(stage.play(done("next")), fx.CreateResponse)) == 1
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_a_response_out_of_band_overtakes_nothing(said: bool) -> None:
+    stage = Stage()
+    stage.play(created("r1"))
+    stage.command("create_response", overrides=APART)
+    stage.play(created("oob", out_of_band=said))
+    stage.command("send_text", text="Hello?")
+
+    effects = stage.play(done("oob"))
+
+    assert of(effects, fx.CreateResponse) == []
+    assert len(of(stage.play(done("r1")), fx.CreateResponse)) == 1
+
+
+def test_words_of_a_response_that_nobody_announced_prove_no_end() -> None:
+    stage = Stage()
+    stage.play(created("r1"), wrote("Hm", "stray"), done("stray"))
+
+    assert of(stage.command("send_text", text="Hello?"), fx.CreateResponse) == []
+
+
 def test_a_response_that_goes_on_is_left_alone() -> None:
     stage = Stage(SessionConfig(lease_s=1000))
     stage.play(created())
