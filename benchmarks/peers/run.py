@@ -156,7 +156,9 @@ def _calls(
 ) -> None:
     """Full-duplex calls at once: `begin` starts the programs that hold so many."""
     each: Each | None = None
-    """Of the size before, unless that was a single call, which says little of many."""
+    """Of the size before, where many say something of more: with a process per call. One process
+    for all becomes cheaper by the call, and a single call says little of many."""
+    alike = name in PEERS and not PEERS[name].together
     for calls in scale.sessions:
         if name in PEERS and PEERS[name].together and calls == 1:
             continue  # the same as a process per call
@@ -204,7 +206,7 @@ def _calls(
                 )
                 result.note(f"{where}.core", each.cores)
                 result.note(f"{where}.mb", each.megabytes)
-        if calls == 1:
+        if calls == 1 or not alike:
             each = None
 
 
