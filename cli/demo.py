@@ -169,7 +169,7 @@ def _sum_up(notes: Notebook, reply_s: float, console: Console) -> None:
     rows = [
         ("end of speech to first sound", notes.to_first_sound_ms(QUESTION)),
         ("interrupting voice to silence", from_voice),
-        ("provider's report of speech to silence", from_report),
+        silence(from_report),
         ("interrupt to tool saw it", notes.tool_saw_ms()),
         ("interrupt to tool stopped", notes.tool_stopped_ms()),
     ]
@@ -177,6 +177,13 @@ def _sum_up(notes: Notebook, reply_s: float, console: Console) -> None:
     for name, value in rows:
         console.print(f"  {name:<40} {milliseconds(value):>12}")
     console.print(f"\n[bold]Reply[/]\n  {REPLY}, {reply_s:.1f} s as the caller heard it")
+
+
+def silence(from_report_ms: float | None) -> tuple[str, float | None]:
+    """The transport flushes on its own; the event that tells of speech often comes after it."""
+    if from_report_ms is not None and from_report_ms < 0:
+        return "silence ahead of the report of speech", -from_report_ms
+    return "report of speech to silence", from_report_ms
 
 
 def _tool(run: ToolRun) -> str:
