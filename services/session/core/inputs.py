@@ -146,6 +146,8 @@ class ProviderSessionCreated(Input, frozen=True, kw_only=True):
 class ProviderSessionUpdated(Input, frozen=True, kw_only=True):
     """The provider confirmed a configuration."""
 
+    event_id: str | None = None
+    """The provider's own id of this confirmation: told twice, it is the same one."""
     session: dict[str, Any]
     provider_session_id: str | None = None
     model: str | None = None

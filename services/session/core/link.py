@@ -111,6 +111,9 @@ def _configure(d: Draft) -> None:
 
 def confirmed(d: Draft, event: i.ProviderSessionUpdated) -> None:
     """The provider confirmed a configuration: the first one opens the session."""
+    if d.s.phase == "ready" and event.event_id and event.event_id == d.s.confirmed_by:
+        return  # told twice: it does not confirm the update that was asked for meanwhile
+    d.s.confirmed_by = event.event_id
     d.s.provider_session_id = event.provider_session_id or d.s.provider_session_id
     d.s.expires_at = event.expires_at or d.s.expires_at
     if d.s.phase == "configuring":

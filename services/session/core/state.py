@@ -206,6 +206,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     generation: int = 0
     provider_session_id: str | None = None
     expires_at: int | None = None
+    confirmed_by: str | None = None
+    """The provider's id of its last confirmation on this connection."""
     update: Update | None = None
     updates: tuple[Update, ...] = ()
     closing: tuple[str, str | None, str | None] | None = None

@@ -109,6 +109,7 @@ def _session_updated(frame: Frame, now_us: int) -> i.AnyInput:
     session = _table(frame, "session")
     return i.ProviderSessionUpdated(
         now_us=now_us,
+        event_id=_maybe(frame, "event_id"),
         session=session,
         provider_session_id=_maybe(session, "id"),
         model=_maybe(session, "model"),

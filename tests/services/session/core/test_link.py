@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import (
@@ -302,6 +303,29 @@ def test_updates_go_one_at_a_time_and_only_their_fields() -> None:
 
     assert isinstance(second, fx.Configure)
     assert second.only == ("voice",)
+
+
+def test_a_confirmation_that_is_told_twice_does_not_confirm_the_next_update() -> None:
+    stage = Stage()
+    stage.play(update("voice", voice="cedar"), update("voice", voice="sage", command_id="update-2"))
+    first = replace(CONFIRMED, event_id="event-1")
+
+    assert replies(stage.play(first)) == {"update-1": "ok"}
+    assert stage.play(first) == []
+    assert replies(stage.play(replace(CONFIRMED, event_id="event-2"))) == {"update-2": "ok"}
+
+
+def test_a_provider_that_counts_anew_on_each_connection_is_believed() -> None:
+    stage = configuring()
+    stage.play(replace(CONFIRMED, event_id="event-2"))
+    stage.play(i.ProviderDisconnected(generation=1, code=1006))
+    stage.wait(5)
+    generation = stage.state.generation
+    stage.play(i.ProviderConnected(generation=generation), i.ProviderSessionCreated())
+
+    stage.play(replace(CONFIRMED, event_id="event-2"))
+
+    assert (generation, stage.state.phase) == (2, "ready")
 
 
 def test_a_refused_update_reaches_its_command_and_changes_nothing() -> None:

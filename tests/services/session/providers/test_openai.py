@@ -498,3 +498,14 @@ def test_every_kind_of_frame_is_read_or_known_to_decide_nothing() -> None:
     assert len(kinds) > 40
     assert kinds - READERS.keys() - QUIET == set()
     assert not READERS.keys() & QUIET
+
+
+def test_a_confirmation_keeps_its_id_where_the_provider_gives_one() -> None:
+    frame = {"type": "session.updated", "session": {"voice": "cedar"}}
+
+    (named,) = OpenAI().read({**frame, "event_id": "event-1"}, 1)
+    (bare,) = OpenAI().read(frame, 1)
+
+    assert isinstance(named, i.ProviderSessionUpdated)
+    assert isinstance(bare, i.ProviderSessionUpdated)
+    assert (named.event_id, bare.event_id) == ("event-1", None)
