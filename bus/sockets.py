@@ -355,8 +355,17 @@ class Subscriber(Socket):
     def __init__(
         self, sockets: "Sockets", receive: Callable[[list[bytes]], None], queue: int
     ) -> None:
-        # SNDHWM 0: subscriptions are messages, too, and beyond the mark they vanish in silence.
-        super().__init__(sockets, zmq.SUB, receive, {zmq.SNDHWM: 0, zmq.RCVHWM: queue})
+        options: dict[int, int] = {
+            # Subscriptions are messages, too, and beyond the mark they vanish in silence.
+            zmq.SNDHWM: 0,
+            zmq.RCVHWM: queue,
+            # Who reads nothing for so long that its queue is full stops reading the connection;
+            # a heartbeat of its own that runs out meanwhile makes libzmq 4.3 abort the process
+            # ("Assertion failed: _input_stopped"). A publisher's heartbeats carry a TTL: one that
+            # is gone without a word is found by these.
+            zmq.HEARTBEAT_IVL: 0,
+        }
+        super().__init__(sockets, zmq.SUB, receive, options)
 
     def subscribe(self, topic: bytes) -> None:
         """By prefix."""

@@ -1,5 +1,6 @@
 import asyncio
 import select
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -327,6 +328,53 @@ async def test_a_flood_on_one_socket_does_not_starve_the_others(
         await done.wait()
     assert floods_before <= 64
     assert seen == flood
+
+
+ASLEEP = """
+import asyncio, sys, threading, time
+from voicebus.bus import sockets
+
+sockets.HEARTBEAT_MS, sockets.HEARTBEAT_TIMEOUT_MS = 50, 150
+
+
+async def flood(address, over):
+    with sockets.Sockets() as own:
+        publisher = own.publisher(address)
+        while not over.is_set():
+            for _ in range(200):
+                publisher.publish(b"", [bytes(300)])
+            await asyncio.sleep(0.002)
+
+
+async def main(address):
+    over, heard = threading.Event(), asyncio.Event()
+    flooding = threading.Thread(target=lambda: asyncio.run(flood(address, over)))
+    flooding.start()
+    with sockets.Sockets() as own:
+        own.subscriber([address], [b""], lambda frames: heard.set(), queue=10)
+        for _ in range(5):
+            await heard.wait()
+            time.sleep(0.4)  # longer than any heartbeat may take
+            heard.clear()
+        await heard.wait()
+    over.set()
+    flooding.join()
+
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_who_listens_to_a_flood_and_sleeps_longer_than_a_heartbeat_lives_on(
+    endpoints: Endpoints,
+) -> None:
+    """In a process of its own: libzmq used to abort it."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", "-c", ASLEEP, endpoints.events(0), stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await process.communicate()
+
+    assert process.returncode == 0, said.decode()
 
 
 async def test_an_exception_in_a_handler_is_told_to_the_owner(endpoints: Endpoints) -> None:
