@@ -1,10 +1,11 @@
 """What `voicebus up` starts, and with which environment: decided before anything is touched."""
 
+import contextlib
 import os
 import random
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,7 +29,7 @@ KEY = "OPENAI_API_KEY"
 PROVIDER_URL = "VOICEBUS_TRANSPORT_PROVIDER_URL"
 KEY_FILE = "VOICEBUS_TRANSPORT_PROVIDER_KEY_FILE"
 SIMULATOR_PORT = "VOICEBUS_SIMULATOR_PORT"
-PORTS = range(20_000, 30_000)
+PORTS = range(20_000, 28_000)
 """Below the range from which systems give ports to outgoing connections."""
 EXAMPLE_TOOLS = Path(__file__).parent / "example_tools" / "demo.py"
 
@@ -65,6 +66,8 @@ class Plan:
     provider: str
     """The provider's address, for people."""
     simulator: bool
+    listens_at: tuple[str, int] | None = None
+    """Host and port of the simulator, if there is one."""
     page: str | None = None
     """Where browsers find the gateway, if there is one."""
 
@@ -112,10 +115,12 @@ def make(wish: Wish) -> Plan:
     use_simulator = wish.simulator
     if use_simulator is None:
         use_simulator = not is_chosen and key is None
+    listens_at = None
     if use_simulator:
         _, simulator = loader.load(SimulatorSettings, given, {})
         port = _port(simulator, is_chosen=SIMULATOR_PORT in given or simulator.port != 8765)
         given[SIMULATOR_PORT] = str(port)
+        listens_at = (simulator.host, port)
         if wish.provider_url is None:
             given[PROVIDER_URL] = f"ws://{simulator.host}:{port}/v1/realtime"
             # A real key has no business with it, and it takes any.
@@ -150,6 +155,7 @@ def make(wish: Wish) -> Plan:
         key=key,
         provider=given.get(PROVIDER_URL, transport.provider_url),
         simulator=use_simulator,
+        listens_at=listens_at,
         page=gateway.page,
     )
 
@@ -213,7 +219,7 @@ def _port(simulator: SimulatorSettings, *, is_chosen: bool) -> int:
             )
         return simulator.port
     for port in random.sample(PORTS, 50):
-        if _is_free(simulator.host, port):
+        with contextlib.suppress(OSError), _bound(simulator.host, port):
             return port
     raise Problem(f"no free port for the simulator on {simulator.host}; name one: {SIMULATOR_PORT}")
 
@@ -226,6 +232,29 @@ def _is_free(host: str, port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextlib.contextmanager
+def reserving(plan: Plan) -> Iterator[None]:
+    """Until the simulator listens, which takes it seconds, nobody else is given its port."""
+    with contextlib.ExitStack() as held:
+        # Elsewhere than on Linux a port that is bound cannot be bound again in order to listen.
+        if sys.platform == "linux" and plan.listens_at is not None:
+            with contextlib.suppress(OSError):  # taken meanwhile: the simulator says it better
+                one = held.enter_context(_bound(*plan.listens_at))
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that has this port alone. Raises OSError."""
+    one = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        one.bind((host, port))
+    except OSError:
+        one.close()
+        raise
+    return one
 
 
 def write_key(plan: Plan) -> None:

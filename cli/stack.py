@@ -120,8 +120,9 @@ def start(wish: Wish, tell: Tell = silent, *, within_s: float = READY_S) -> Stac
         plan.write_key(planned)
         logs = _log_sizes(planned.run_dir)
         try:
-            _launch(planned)
-            ready = asyncio.run(_wait_ready(planned, tell, within_s, logs))
+            with plan.reserving(planned):
+                _launch(planned)
+                ready = asyncio.run(_wait_ready(planned, tell, within_s, logs))
         except BaseException:
             _stop(planned.run_dir, silent)
             raise

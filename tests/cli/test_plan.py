@@ -27,6 +27,19 @@ def test_without_address_and_key_the_simulator_is_the_provider(run_dir: Path) ->
     assert planned.environment["VOICEBUS_SIMULATOR"] == "true"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no port can be kept for another")
+def test_the_simulators_port_is_kept_for_it_until_it_listens(run_dir: Path) -> None:
+    planned = made(run_dir)
+    assert planned.listens_at is not None
+
+    with plan.reserving(planned), socket.socket() as somebody, socket.socket() as simulator:
+        with pytest.raises(OSError, match="in use"):
+            somebody.bind(planned.listens_at)
+        simulator.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        simulator.bind(planned.listens_at)
+        simulator.listen()
+
+
 @pytest.mark.parametrize(
     ("environment", "url"),
     [

@@ -18,10 +18,10 @@ import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from tests.end_to_end.support_gateway import free_relay_port
 from voicebus.bus import curve
 from voicebus.bus.sockets import Keys
 from voicebus.cli import keys as cli_keys
-from voicebus.cli.plan import PORTS
 from voicebus.cli.restart import Restart
 from voicebus.cli.testing import Stack
 from voicebus.client import CommandRefused, RealtimeClient, RealtimeSession, Sound
@@ -31,12 +31,6 @@ HOST = "127.0.0.1"
 SCENARIO = Path(__file__).parents[1] / "examples" / "weather.toml"
 QUIET_MS = 300
 WITHIN_MS = 10_000
-
-
-def _free_port() -> int:
-    """Three in a row that nobody has now."""
-    with zmq.Context() as context, context.socket(zmq.DEALER) as probe:
-        return probe.bind_to_random_port(f"tcp://{HOST}", PORTS.start + 9_000, PORTS.stop - 3)
 
 
 class Door:
@@ -75,7 +69,7 @@ def door(start_shared_stack: Callable[..., Stack], tmp_path_factory: Any) -> Doo
     cli_keys.keys(
         "add", "board", folder=keys, lanes="event", sessions="*", commands="list,replay", talk=False
     )
-    port = _free_port()
+    port = free_relay_port()
     settings = {
         "VOICEBUS_RELAY_BIND": HOST,
         "VOICEBUS_RELAY_PORT": str(port),

@@ -1,7 +1,6 @@
 """Two transports, two session processes: conversations are spread, and a death is felt by few."""
 
 import asyncio
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,6 +10,7 @@ import pytest
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, Scene, scene, voicebus
+from tests.end_to_end.support_gateway import free_relay_port
 from voicebus.bus import ids
 from voicebus.cli.restart import Restart
 from voicebus.cli.tail import follow
@@ -29,9 +29,7 @@ def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
 
 @pytest.fixture(scope="module")
 def relay_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    return free_relay_port()
 
 
 @pytest.fixture(scope="module")
