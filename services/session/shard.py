@@ -53,6 +53,7 @@ class Shard:
         self._dirty: dict[str, Conversation] = {}
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._recovered_calls = False
+        self._has_stopped = False
         self.journal_lost = False
         self.journal_slow = False
         self._clock = Clock()
@@ -171,6 +172,8 @@ class Shard:
     # --- the write path -----------------------------------------------------------------------
 
     def feed(self, conversation: Conversation, event: i.AnyInput) -> None:
+        if self._has_stopped:
+            return  # it is acknowledged to nobody: the next process gets it again
         self._attempt.begin(conversation.session_id)
         immediate = conversation.feed(event, event.now_us)
         self._attempt.clear()
@@ -615,10 +618,12 @@ class Shard:
             if conversation.ended_us is None:
                 conversation.take_snapshot()
                 self._dirtied(conversation)
-        for timer in self._timers.values():
-            timer.cancel()
         for task in tuple(self._emptying.values()):
             task.cancel()
         await self._writer.drain()
+        # What came while it drained may have set timers anew.
+        self._has_stopped = True
+        for timer in self._timers.values():
+            timer.cancel()
         self.journal.close()
         self._attempt.close()

@@ -65,6 +65,7 @@ def recorded(start_shared_stack: StartStack, tmp_path_factory: pytest.TempPathFa
     cell.supervisor.stop("session-0")
     folder = tmp_path_factory.mktemp("recorded") / "data"
     shutil.copytree(cell.run_dir / "data", folder)
+    cell.supervisor.start("session-0")
     return Recording(folder, *sessions)
 
 
