@@ -174,14 +174,15 @@ class Socket:
             for frame in frames[:-1]:
                 _send(self._raw, frame, _MORE)
             _send(self._raw, frames[-1], _AT_ONCE)
+            sent = Sent.OK
         except zmq.Again:
-            return Sent.FULL
+            sent = Sent.FULL
         except zmq.ZMQError as error:
-            if error.errno == zmq.EHOSTUNREACH:
-                return Sent.GONE
-            raise
-        self._look_again()
-        return Sent.OK
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            sent = Sent.GONE
+        self._look_again()  # what was refused has looked for news as well
+        return sent
 
     def _look_again(self) -> None:
         """Sending may have used up the FD's edge: look, once for all sends until then."""

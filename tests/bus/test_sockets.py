@@ -183,6 +183,25 @@ async def test_a_subscription_whose_signal_a_send_takes_along_is_seen_all_the_sa
         assert await next_of(changed) == f"event/{number}/".encode()
 
 
+async def test_a_message_whose_signal_a_refused_send_takes_along_is_read_all_the_same(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    """Else the successor of a killed process is not heard until somebody else says something."""
+    heard: Mail = asyncio.Queue()
+    router = sockets.router(endpoints.commands(0), lambda route, frames: heard.put_nowait(frames))
+    dealer = sockets.dealer(endpoints.commands(0), lambda frames: None, name="successor")
+    dealer.send([b"0"])
+    await next_of(heard)
+
+    for number in range(1, 20):
+        dealer.send([b"%d" % number])
+        assert select.select([router._raw.FD], [], [], PATIENCE_S)[0]
+        refused = router.send((b"killed",), [b"are you there?"])
+
+        assert refused is Sent.GONE
+        assert await next_of(heard) == [b"%d" % number]
+
+
 async def test_a_frame_beyond_the_limit_costs_its_sender_the_connection_and_nobody_else(
     sockets: Sockets, endpoints: Endpoints
 ) -> None:
