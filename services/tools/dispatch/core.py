@@ -185,6 +185,8 @@ def _submit(
             known.deadline_at = at + message.budget_ms / 1000
         if known.is_started:
             effects.append(_started(state, known, peer))
+        if known.is_lost:
+            workers.judge(state, at, known, state.workers[known.worker or ""], effects)
         return
     call = Call(
         key=key,

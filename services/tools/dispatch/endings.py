@@ -12,16 +12,22 @@ LATE_MEMORY = 256
 
 
 def end(
-    state: State, at: float, call: Call, status: work.Status, words: str, effects: list[Effect]
+    state: State,
+    at: float,
+    call: Call,
+    status: work.Status,
+    words: str,
+    effects: list[Effect],
+    label: str | None = None,
 ) -> None:
-    """The call ends here, by our own decision."""
+    """The call ends here, by our own decision; after a report of its worker (`label`), if any."""
     outcome = work.Outcome(
         session_id=call.key[0],
         call_id=call.key[1],
         status=status,
         failure=work.Failure(message=words),
     )
-    _settle(state, at, call, outcome, None, effects)
+    _settle(state, at, call, outcome, label, effects)
 
 
 def end_with(
@@ -67,7 +73,7 @@ def _settle(
     state.ended[call.key] = Ended(
         outcome=outcome,
         peer=call.peer,
-        worker=label,
+        keepers={label} if label is not None else set(),
         at=at,
         repeat_at=at + state.limits.repeat_s,
         lost_attempts=frozenset(call.lost_attempts),
@@ -131,16 +137,14 @@ def repeat(state: State, at: float, key: Key, effects: list[Effect]) -> None:
 
 
 def acknowledge(state: State, at: float, key: Key, effects: list[Effect]) -> None:
-    """The session knows: its worker may forget the result."""
+    """The session knows: the workers that keep a result may forget it."""
     ended = state.ended.pop(key, None)
     if ended is None:
         return
     state.acknowledged.pop(key, None)  # to the end: the order is that of forgetting
     state.acknowledged[key] = at + state.limits.remember_s
-    if ended.worker is None:
-        return
-    for worker in state.workers.values():
-        if worker.label == ended.worker:
+    for worker in state.workers.values() if ended.keepers else ():
+        if worker.label in ended.keepers:
             effects.append(TellWorker(worker.peer, work.Acked(session_id=key[0], call_id=key[1])))
 
 
@@ -150,12 +154,14 @@ def late(
     """A worker reports a call that has ended already."""
     key = (result.session_id, result.call_id)
     ended = state.ended.get(key)
-    if ended is not None and ended.worker == label:
+    if ended is not None and label in ended.keepers:
         return  # it repeats what we are still telling
-    acked = TellWorker(peer, work.Acked(session_id=key[0], call_id=key[1]))
+    if ended is not None:
+        ended.keepers.add(label)
+    else:
+        effects.append(TellWorker(peer, work.Acked(session_id=key[0], call_id=key[1])))
     if (key, label) in state.told_late:
-        effects.append(acked)  # it repeated itself before our first word reached it
-        return
+        return  # it repeated itself before our first word reached it
     state.told_late[key, label] = None
     while len(state.told_late) > LATE_MEMORY:
         del state.told_late[next(iter(state.told_late))]
@@ -167,4 +173,3 @@ def late(
             to = followers.get(int(shard))
         # Told once: a late result is news, not an answer that anything waits for.
         _tell(to, msgspec.structs.replace(outcome_of(result), late=True), effects)
-    effects.append(acked)

@@ -76,6 +76,8 @@ class Call:
     worker: str | None = None
     """The peer that has it; None while it waits in the queue."""
     is_started: bool = False
+    is_lost: bool = False
+    """Its worker has told that its process was lost, before its session told us of it."""
     waits_for_settling: bool = False
     waits_for_tool: bool = False
     """Nobody offers its tool, but a worker that an earlier dispatcher knew may yet come back."""
@@ -92,8 +94,9 @@ class Ended:
 
     outcome: work.Outcome
     peer: str | None
-    worker: str | None
-    """`name/incarnation` of the worker that keeps the result until the session has it."""
+    keepers: set[str]
+    """Workers (`name/incarnation`) that keep a result of it until the session has the outcome: they
+    could tell a successor of ours that it has run."""
     at: float
     repeat_at: float
     repeats: int = 0

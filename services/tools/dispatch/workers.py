@@ -226,9 +226,10 @@ def _result(
     if result.status == "lost":
         # The worker lives but the call's process does not, through no fault of the call's own;
         # or the worker could not take it.
-        effects.append(acked)
         call.is_started = result.started
-        _loss(state, at, call, worker, effects)
+        call.is_lost = True
+        if call.submit is not None:
+            judge(state, at, call, worker, effects)
         return
     endings.end_with(state, at, call, result, worker.label, effects)
 
@@ -266,7 +267,27 @@ def lost(state: State, at: float, peer: str, why: str, effects: list[Effect]) ->
     publish_catalogue(state, effects)
 
 
-def _loss(state: State, at: float, call: Call, worker: Worker, effects: list[Effect]) -> None:
+def judge(state: State, at: float, call: Call, worker: Worker, effects: list[Effect]) -> None:
+    """What the report that a call's process was lost means. Where it ends the call, the worker
+    keeps the report until the session knows: a successor of ours would take the call for one that
+    never began, and run it again."""
+    call.is_lost = False
+    _loss(state, at, call, worker, effects, reported_by=worker.label)
+    if call.key not in state.ended:
+        effects.append(
+            TellWorker(worker.peer, work.Acked(session_id=call.key[0], call_id=call.key[1]))
+        )
+
+
+def _loss(
+    state: State,
+    at: float,
+    call: Call,
+    worker: Worker,
+    effects: list[Effect],
+    *,
+    reported_by: str | None = None,
+) -> None:
     """The attempt is gone. `once` may run again only if it certainly did not begin."""
     worker.holds.discard(call.key)
     tool = choice.tool_of(state, call) or worker.tools.get(
@@ -285,13 +306,13 @@ def _loss(state: State, at: float, call: Call, worker: Worker, effects: list[Eff
             "the tool may or may not have run to its end: its process was lost. "
             "Check before trying it again"
         )
-        endings.end(state, at, call, "unknown", words, effects)
+        endings.end(state, at, call, "unknown", words, effects, reported_by)
     elif call.cancel_reason is not None:
         words = f"cancelled ({call.cancel_reason}); its process was lost meanwhile"
-        endings.end(state, at, call, "cancelled", words, effects)
+        endings.end(state, at, call, "cancelled", words, effects, reported_by)
     elif call.attempt >= state.limits.attempts:
         words = f"its process was lost {call.attempt} times; it did not finish"
-        endings.end(state, at, call, "lost", words, effects)
+        endings.end(state, at, call, "lost", words, effects, reported_by)
     else:
         call.is_started = False
 
@@ -304,7 +325,7 @@ def remember(state: State, effects: list[Effect]) -> None:
         # outcome its session may not know.
         had = {label for call in state.calls.values() for label in call.lost_attempts}
         for ended in state.ended.values():
-            had |= {*ended.lost_attempts, ended.worker or ""}
+            had |= ended.lost_attempts | ended.keepers
         state.departed &= had
         if _is_accounted(state):
             missing = missing & had

@@ -542,6 +542,65 @@ def test_a_result_after_unknown_is_told_as_late_and_changes_nothing() -> None:
     assert len(to_worker(effects, work.Acked)) == 1
 
 
+def test_a_worker_keeps_the_report_of_a_loss_until_the_session_knows() -> None:
+    pool = Pool()
+    pool.join()
+    pool.submit("c1", "pay")
+    pool.started("c1")
+
+    reported = pool.result("c1", status="lost")
+    acknowledged = pool.ack("c1")
+
+    assert pool.outcome("c1") == "unknown"
+    assert to_worker(reported, work.Acked) == []
+    assert len(to_worker(acknowledged, work.Acked)) == 1
+
+
+def test_a_loss_that_is_run_again_need_not_be_kept() -> None:
+    pool = Pool()
+    pool.join()
+    pool.submit("c1", "pay")
+
+    effects = pool.result("c1", status="lost", started=False)
+
+    assert len(to_worker(effects, work.Acked)) == 1
+    assert calls(effects) == [("w1", "c1")]
+
+
+@pytest.mark.parametrize("asked_first", [True, False])
+def test_a_loss_reported_to_the_dispatcher_before_is_known_to_its_successor(
+    asked_first: bool,
+) -> None:
+    pool = Pool(settled=False, predecessors=("w1/i1",))
+    if asked_first:
+        pool.submit("c1", "pay", resubmit=True)
+
+    pool.join("w1", unacked=[work.CallRef(session_id=SESSION, call_id="c1")])
+    pool.result("c1", status="lost")
+    if not asked_first:
+        pool.submit("c1", "pay", resubmit=True)
+    pool.wait(5, ("w1",))
+
+    assert pool.outcome("c1") == "unknown"
+    assert pool.given() == []
+
+
+def test_a_late_result_is_kept_until_the_session_knows_how_the_call_ended() -> None:
+    pool = Pool()
+    pool.join("w1")
+    pool.submit("c1", "pay")
+    pool.wait(1.6)
+    pool.join("w1", unacked=[work.CallRef(session_id=SESSION, call_id="c1")])
+
+    late = pool.result("c1") + pool.result("c1")
+    acknowledged = pool.ack("c1")
+
+    assert pool.outcome("c1") == "unknown"
+    assert [(one.status, one.late) for one in to_session(late, work.Outcome)] == [("ok", True)]
+    assert to_worker(late, work.Acked) == []
+    assert len(to_worker(acknowledged, work.Acked)) == 1
+
+
 def test_a_lost_attempt_that_answers_after_all_counts_and_the_second_is_stopped() -> None:
     pool = Pool()
     pool.join("w1", free=1)
