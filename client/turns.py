@@ -23,6 +23,8 @@ class Turns:
     """Which response asked for a call, of all calls so far."""
     batches: frozenset[str] = frozenset()
     """Responses whose calls' outputs have not gone to the model."""
+    answered: frozenset[str] = frozenset()
+    """Responses one of whose calls ended otherwise than cancelled."""
     stopped: frozenset[str] = frozenset()
     """Responses that were interrupted: nothing need follow their calls."""
     last: events.AssistantTurnCompleted | None = None
@@ -60,8 +62,11 @@ def fold(turns: Turns, data: Data) -> Turns:
                 asked_by={**turns.asked_by, call: turn},
                 batches=turns.batches | {turn},
             )
+        case events.ToolCallFailed(call_id=call, reason="cancelled"):
+            return _cancelled(replace(turns, calls=turns.calls - {call}), call)
         case events.ToolCallCompleted(call_id=call) | events.ToolCallFailed(call_id=call):
-            return replace(turns, calls=turns.calls - {call})
+            answered = turns.answered | ({turns.asked_by.get(call, "")} & turns.batches)
+            return replace(turns, calls=turns.calls - {call}, answered=answered)
         case events.ToolBatchSubmitted(turn_id=turn):
             is_due = turns.is_due or turn not in turns.stopped
             return replace(turns, batches=turns.batches - {turn}, is_due=is_due)
@@ -78,3 +83,12 @@ def fold(turns: Turns, data: Data) -> Turns:
             )
         case _:
             return turns
+
+
+def _cancelled(turns: Turns, call: str) -> Turns:
+    """Calls that an interrupt cancelled before they ran may be all of their response's, which it
+    did not name: the response had not been announced yet. Their outputs go nowhere."""
+    turn = turns.asked_by.get(call, "")
+    if turn in turns.answered or any(turns.asked_by.get(one) == turn for one in turns.calls):
+        return turns
+    return replace(turns, batches=turns.batches - {turn}, stopped=turns.stopped | {turn})

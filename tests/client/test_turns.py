@@ -24,6 +24,9 @@ CANCELLED = events.ToolCallFailed(call_id="c1", name="weather", reason="cancelle
 SUBMITTED = events.ToolBatchSubmitted(turn_id="r1", call_ids=["c1"])
 SPEAKS = events.UserSpeechStarted(at_ms=0)
 STOPS = events.UserSpeechStopped(at_ms=1)
+SECOND = events.ToolCallCompleted(call_id="c2", name="weather", result=1)
+EARLY = events.Interrupted(turn_id=None, reason="manual", responses=[])
+"""Before the response is announced, so that it names none."""
 BARGE_IN = events.Interrupted(turn_id="r1", reason="barge_in", responses=["r1"])
 
 
@@ -53,6 +56,10 @@ BARGE_IN = events.Interrupted(turn_id="r1", reason="barge_in", responses=["r1"])
             True,
         ),
         ([started(), call(), completed(status="incomplete"), CANCELLED], True),
+        ([EARLY, started(), call(), completed(), CANCELLED], True),
+        ([EARLY, started(), call(), call(call_id="c2"), completed(), CANCELLED], False),
+        ([EARLY, started(), call(), completed(), CANCELLED, SUBMITTED], True),
+        ([started(), call(), call(call_id="c2"), completed(), SECOND, CANCELLED], False),
     ],
 )
 def test_the_assistant_has_finished_when_nothing_follows_any_more(
