@@ -76,6 +76,17 @@ class Player:
         """Whether some of this item waits or plays."""
         return any(track.key == key for track in self._queue)
 
+    def waiting(self, key: Key) -> bytes:
+        """What of this item has come and was not heard yet."""
+        return b"".join(bytes(track.waiting) for track in self._queue if track.key == key)
+
+    def skip(self, key: Key, samples: int) -> None:
+        """So much of what waits of it was heard elsewhere."""
+        for track in self._queue:
+            if track.key == key:
+                del track.waiting[: samples * BYTES_PER_SAMPLE[track.format]]
+                track.played += samples
+
     def deadline(self) -> float | None:
         """When `advance` has something to tell, if nothing else comes."""
         if not self._queue:

@@ -12,7 +12,8 @@ once is laid from when it came, at the speed of speech.
 player of the SDK: it begins when the first piece comes, runs at the speed of time, waits when
 nothing is there, and stops at a flush. What was flushed before its time came is not in the
 recording. `assistant_heard` then says what the caller's own player had played at an interruption:
-what this one had played beyond that is silenced again.
+what this one had played beyond that is silenced again. What it had not come to yet is laid at once,
+as it is when an answer was heard to its end.
 
 **A recorder that stood still** reads what came meanwhile at once and does not know when each piece
 came: speech follows what was laid before, the player goes on from where it was, and an answer that
@@ -53,7 +54,9 @@ WAITING_BYTES = 16 * 1024 * 1024
 HOLE_S = 10.0
 """A hole in an item's sound that is larger than that is no hole but nonsense."""
 ESTIMATE_MS = 400
-"""A player elsewhere, or an estimate, may say that it played so much more than this one did."""
+"""A player elsewhere, or an estimate, may say that it played so much more than came here."""
+REST_S = 5.0
+"""The caller's own player may be so far ahead of this one."""
 PLACES = 256
 FIRST_S = 2.0
 """The first piece of sound may have begun so long ago."""
@@ -131,6 +134,8 @@ class Timeline:
         self._player_at_s = 0.0
         self._items: dict[Key, _Item] = {}
         self._waiting_bytes = 0
+        self._rests: dict[Key, bytes] = {}
+        """What the last interruption left unheard here, and a player elsewhere may have played."""
         self._overflown: set[Key] = set()
         self._later: deque[tuple[float, str, Key | None]] = deque()
         self._caller_seq: tuple[str, int] | None = None
@@ -196,6 +201,8 @@ class Timeline:
         self._waits_until_s = self._waits_until_s and now_s  # `heard` says when it came itself
         self.advance(now_s)
         stopped = set(responses)
+        # The event and the flush say the same: the second finds nothing, and forgets nothing.
+        self._rests = self._unheard(stopped) or self._rests
         self._player.flush(stopped, now_s)
         for item in self._items.values():
             if item.turn_id in stopped:
@@ -223,6 +230,14 @@ class Timeline:
             if beyond > 0 and not complete:
                 count = min(beyond, place.frames)
                 self._silence(place.first + place.frames - count, place.first + place.frames)
+        rest = self._rests.pop(key, b"")
+        if complete:
+            count = self._go_on(item, self._player.waiting(key), item.received)
+            self._player.skip(key, count)
+            self._waiting_bytes -= _bytes(item, count)
+        else:
+            self._go_on(item, rest, heard_ms * RATE_HZ[item.format] // 1000 - item.base)
+            item.received = max(item.received, item.played)
         there = item.base + (item.received if complete else item.played)
         short_ms = heard_ms - there * 1000 // RATE_HZ[item.format]
         if short_ms > ESTIMATE_MS:
@@ -403,6 +418,34 @@ class Timeline:
                 samples_played = len(samples) // BYTES_PER_SAMPLE[format]
                 item.played += samples_played
                 self._waiting_bytes -= _bytes(item, samples_played)
+
+    def _unheard(self, turn_ids: set[str]) -> dict[Key, bytes]:
+        """What waits of these responses, the first seconds of each item."""
+        found: dict[Key, bytes] = {}
+        for key, item in self._items.items():
+            most = _bytes(item, int(REST_S * RATE_HZ[item.format]))
+            rest = self._player.waiting(key)[:most] if item.turn_id in turn_ids else b""
+            if rest:
+                found[key] = rest
+        return found
+
+    def _go_on(self, item: _Item, rest: bytes, heard: int) -> int:
+        """The caller's own player was ahead of this one: what it had played besides is laid, too,
+        unless another answer stands there by now. Returns the samples."""
+        rate, from_hz = self.rate_hz or 1, RATE_HZ[item.format]
+        last = item.places[-1] if item.places else None
+        if last is not None and last.first + last.frames != self._assistant_end:
+            return 0
+        now = int(self._player_at_s * rate)
+        first = max(self._assistant_end, self._first, 0 if last else now)
+        room = (now - first) * from_hz // rate + int(REST_S * from_hz)
+        count = max(0, min(heard - item.played, len(rest) // BYTES_PER_SAMPLE[item.format], room))
+        if count:
+            pcm = wav.at_rate(to_pcm16(rest[: _bytes(item, count)], item.format), from_hz, rate)
+            self._lay(self._right, first, pcm)
+            item.played += count
+            self._assistant_end = first + len(pcm) // 2
+        return count
 
     def _playing(self, turn_id: str, item_id: str) -> _Item | None:
         """The first content of that item that has not been played to its end."""

@@ -202,6 +202,90 @@ def test_what_the_caller_s_own_player_had_not_played_is_silenced_again() -> None
     assert tape.stretches(tape.right) == [(1000, 2100, 3)]
 
 
+def test_what_the_caller_s_own_player_had_played_besides_is_laid() -> None:
+    tape = Tape(Timeline())
+    tape.timeline.came(piece(3, 5000), 1.0)
+    tape.until(2.0)
+    tape.timeline.stopped(["r1"], 2.2)
+    tape.timeline.came(SoundFlush(("r1",), "manual"), 2.2)
+    tape.timeline.heard("i1", 0, 1900, complete=False)
+
+    tape.until(5.0)
+    assert tape.stretches(tape.right) == [(1000, 2900, 3)]
+    assert tape.gaps == []
+
+
+def test_it_is_laid_where_the_file_ends_if_that_is_told_late() -> None:
+    tape = Tape(Timeline())
+    tape.timeline.came(piece(3, 5000), 1.0)
+    tape.timeline.came(SoundFlush(("r1",), "manual"), 2.0)
+    tape.take(4.0)
+    tape.timeline.heard("i1", 0, 1900, complete=False)
+
+    tape.until(6.0)
+    assert tape.stretches(tape.right) == [(1000, 2000, 3), (3500, 4400, 3)]
+    assert tape.gaps == []
+
+
+def test_it_is_named_where_the_next_answer_stands_by_now() -> None:
+    tape = Tape(Timeline())
+    tape.timeline.came(piece(3, 5000), 1.0)
+    tape.timeline.came(SoundFlush(("r1",), "manual"), 2.0)
+    tape.timeline.came(piece(4, 500, item="i2", turn="r2"), 2.5)
+    tape.take(4.0)
+    tape.timeline.heard("i1", 0, 1900, complete=False)
+
+    tape.take(6.0)
+    assert tape.stretches(tape.right) == [(1000, 2000, 3), (2500, 3000, 4)]
+    assert [gap.why for gap in tape.gaps] == ["never came"]
+
+
+def test_telephone_sound_goes_on_in_a_file_of_another_rate() -> None:
+    tape = Tape(Timeline())
+    speak(tape.timeline, 5, 0.0, 200)
+    loud = b"\x80"  # 32124
+    tape.timeline.came(Sound("r1", "i1", 0, "g711_ulaw", 0, loud * 8 * 2000), 1.0)
+    tape.timeline.came(SoundFlush(("r1",), "manual"), 1.5)
+    tape.timeline.heard("i1", 0, 1200, complete=False)
+
+    tape.take(6.0, all_of_it=True)
+    assert [(begin, end) for begin, end, _ in tape.stretches(tape.right)] == [(1000, 2200)]
+
+
+def test_an_answer_that_was_heard_to_its_end_is_there_to_its_end() -> None:
+    tape = Tape(Timeline())
+    tape.timeline.came(piece(3, 500), 1.0)
+    tape.timeline.came(piece(4, 500, offset_ms=500), 1.1)
+    tape.until(1.2)
+    tape.timeline.heard("i1", 0, 1000, complete=True)
+
+    tape.take(1.3, all_of_it=True)
+    assert tape.stretches(tape.right) == [(1000, 1500, 3), (1500, 2000, 4)]
+
+
+def test_one_that_had_not_even_begun_here_is_there_and_the_next_follows_it() -> None:
+    tape = Tape(Timeline())
+    tape.timeline.came(piece(3, 300), 1.0)
+    tape.timeline.came(SoundEnd("r1", "i1", 0, 300 * MS), 1.0)
+    tape.timeline.heard("i1", 0, 300, complete=True)
+    tape.timeline.came(piece(4, 300, item="i2", turn="r2"), 1.1)
+
+    tape.take(3.0, all_of_it=True)
+    assert tape.stretches(tape.right) == [(1000, 1300, 3), (1300, 1600, 4)]
+
+
+def test_players_that_hear_faster_than_time_make_it_hold_no_more_than_seconds() -> None:
+    tape = Tape(Timeline())
+    for at in range(20):
+        tape.timeline.came(piece(3, 1000, item=f"i{at}", turn=f"r{at}"), 1.0)
+        tape.timeline.came(SoundEnd(f"r{at}", f"i{at}", 0, 1000 * MS), 1.0)
+        tape.timeline.heard(f"i{at}", 0, 1000, complete=True)
+
+    assert tape.timeline.held_s < 8
+    tape.until(30.0)
+    assert tape.stretches(tape.right) == [(1000, 21_000, 3)]
+
+
 def test_it_is_silenced_also_where_the_file_already_has_it() -> None:
     tape = Tape(Timeline())
     tape.timeline.came(piece(3, 5000), 1.0)
