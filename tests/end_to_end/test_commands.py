@@ -27,6 +27,10 @@ about = "Long answers in words."
 [[answer]]
 when = { text = "much" }
 say = "{words}"
+
+[[answer]]
+when = { text = "little" }
+say = "Done."
 """
 WORDS = 12_000
 
@@ -205,30 +209,38 @@ async def test_every_consumer_sees_each_event_once_through_a_restart(cell: Stack
         session = await client.connect(modalities=["text"])
         readers = [session.events() for _ in range(3)]
         idle = session.events()
-        # Known beforehand, and killed at the first word: the whole answer takes it a second.
+        # Known beforehand, and killed at the first word: the whole answer takes it a second. Where
+        # that word reaches us later, the restart falls between this answer and the next.
         pid = cell.pids()["session-0"]
+        first_answer = asyncio.Event()
         killed: list[int] = []
 
         async def read(reader: Reader[Event]) -> list[Event]:
             seen = []
+            answers = 0
             async for event in reader:
                 seen.append(event)
                 if event.kind == "assistant_text_delta" and not killed:
                     killed.append(pid)
                     os.kill(pid, signal.SIGKILL)
                 if event.kind == "assistant_turn_completed":
-                    break
+                    first_answer.set()
+                    answers += 1
+                    if answers == 2:
+                        break
             return seen
 
         reading = asyncio.gather(*map(read, readers))
         await session.send_text("much")
-        seen = await reading
+        await first_answer.wait()
         await cell.ready("session-0", after=pid)
+        await session.send_text("little")
+        seen = await reading
 
         for one in seen:
             assert [event.seq for event in one] == list(range(1, len(one) + 1))
         assert len({event.header.inc for event in seen[0]}) == 2, "it was not restarted in between"
-        assert sum(event.kind == "assistant_text_delta" for event in seen[0]) == WORDS
+        assert sum(event.kind == "assistant_text_delta" for event in seen[0]) == WORDS + 1
         with pytest.raises(Lagged, match="was too slow and missed"):  # bounded, and told
             await anext(idle)
         await session.close()
