@@ -22,8 +22,24 @@ FOLLOW = Path(__file__).parents[2] / "examples" / "python" / "follow.py"
 FLOOD = 10_000
 """Events: more than a publisher (5000) and a subscriber (1000) keep for each other."""
 TONE_MS = 1500
-GROWTH_MB = 48
-"""What a stuck subscriber may cost a publisher: its queue of 5000 messages, and some."""
+TOPICS = 10_000
+"""Of samples/greedy.py."""
+
+# What each may make a process hold, in MB. It need not give it back: heaps do not shrink.
+COLD_MB = 10
+"""A process's first conversations; 9 were measured."""
+STUCK_MB = 5_000 // 1000
+"""A stuck subscriber: its publisher's queue, of events of 1 kB. A delta is 340 bytes of header and
+62 of topic, each with 120 of ZeroMQ's own."""
+FLOOD_MB = FLOOD * 2 // 1000
+"""The flood while nothing of it can be journaled, 2 kB an event; 18 were measured with the
+journal's lock held all along, cold."""
+TOPICS_MB = TOPICS * 5 // 2 // 1000
+"""Subscriptions, 2.5 kB each, as message, in ZeroMQ's tree and in ours, with the welcomes; 21 were
+measured, cold."""
+NOISE_MB = 18
+"""Two sockets of a process read what samples/vandal.py sends, at most 9 each by its dice, and may
+come to it when all of it is there. Publishers end a connection that says what is too long."""
 
 SCENARIO = f"""
 about = "A flood of events, and a tone as fast as it is played."
@@ -151,11 +167,13 @@ def _memory_mb(cell: Stack) -> dict[str, int]:
     }
 
 
-def _check_memory(cell: Stack, before: dict[str, int]) -> None:
+def _check_memory(cell: Stack, before: dict[str, int], *allowed_mb: int) -> None:
+    limit_mb = COLD_MB + sum(allowed_mb)
     now = _memory_mb(cell)
     assert now.keys() == before.keys()
     for name, size in now.items():
-        assert size - before[name] < GROWTH_MB, f"{name} has grown from {before[name]} to {size} MB"
+        told = f"{name} has grown from {before[name]} to {size} MB, by more than {limit_mb}"
+        assert size - before[name] <= limit_mb, told
 
 
 @pytest.mark.parametrize("mode", ["still", "tenth", "frozen"])
@@ -175,7 +193,7 @@ async def test_a_slow_subscriber_disturbs_nobody_and_recovers(
         await _undisturbed(client)
         await flood
 
-        _check_memory(cell, before)
+        _check_memory(cell, before, STUCK_MB, FLOOD_MB)
         if mode == "frozen":
             slow.process.send_signal(signal.SIGCONT)
         else:
@@ -197,7 +215,7 @@ async def test_a_subscriber_of_ten_thousand_topics_disturbs_nobody(
         await talking
         await _undisturbed(client)
 
-        _check_memory(cell, before)
+        _check_memory(cell, before, TOPICS_MB)
 
 
 async def test_sound_is_whole_beside_all_of_them_at_once(cell: Stack, start: Start) -> None:
@@ -219,7 +237,7 @@ async def test_sound_is_whole_beside_all_of_them_at_once(cell: Stack, start: Sta
         await _undisturbed(client)
 
         assert cell.pids() == pids
-        _check_memory(cell, before)
+        _check_memory(cell, before, STUCK_MB, FLOOD_MB, TOPICS_MB, NOISE_MB)
 
 
 async def test_garbage_to_every_socket_disturbs_nobody(cell: Stack, start: Start) -> None:
@@ -234,4 +252,4 @@ async def test_garbage_to_every_socket_disturbs_nobody(cell: Stack, start: Start
 
         assert int(done.split()[1]) >= 12, "it found fewer sockets than there are"
         assert cell.pids() == pids
-        _check_memory(cell, before)
+        _check_memory(cell, before, NOISE_MB)
