@@ -25,7 +25,7 @@ from voicebus.services.tools.pool import Key, Lane, Pool, PoolSettings
 
 HOSTILE = str(Path(__file__).parent / "samples" / "hostile.py")
 SESSION = "s0-" + "0" * 26
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 _outcomes: Codec[work.ANY_FROM_DISPATCHER] = Codec(work.ANY_FROM_DISPATCHER, what="test")
 
 

@@ -21,11 +21,18 @@ P = ParamSpec("P")
 R = TypeVar("R")
 FOLDER = Path(os.environ["DEEDS_FOLDER"])
 EFFECTS = cast(Effects, os.environ["DEEDS_EFFECTS"])
+PATIENCE_S = float(os.environ["DEEDS_PATIENCE_S"])
+"""What those have that come to an end."""
 
 
 def marked(function: Callable[P, R]) -> Callable[P, R]:
     """A tool with the effects that the test wants."""
     return tool(effects=EFFECTS, grace_s=0.2)(function)
+
+
+def ending(function: Callable[P, R]) -> Callable[P, R]:
+    """As marked, of one that comes to an end: no deadline is meant for it."""
+    return tool(effects=EFFECTS, grace_s=0.2, timeout_s=PATIENCE_S)(function)
 
 
 def _note(what: str, file: str = "begun") -> None:
@@ -40,21 +47,21 @@ def _go(ctx: ToolContext) -> None:
         time.sleep(0.01)
 
 
-@marked
+@ending
 def returns(ctx: ToolContext) -> str:
     """Answer."""
     _go(ctx)
     return "done"
 
 
-@marked
+@ending
 def raises(ctx: ToolContext) -> None:
     """Raise."""
     _go(ctx)
     raise ValueError("no such city")
 
 
-@marked
+@ending
 def gets_wrong_arguments(ctx: ToolContext, number: int) -> int:
     """Never run, as nobody gives it a number."""
     _go(ctx)
@@ -138,42 +145,42 @@ def floods_standard_error(ctx: ToolContext) -> None:
         os.write(2, b"nobody will ever read this line, and it is not the last one\n" * 100)
 
 
-@marked
+@ending
 def returns_100_mb(ctx: ToolContext) -> str:
     """Return a long text."""
     _go(ctx)
     return "x" * 100_000_000
 
 
-@marked
+@ending
 def returns_what_is_not_json(ctx: ToolContext) -> object:
     """Return a socket."""
     _go(ctx)
     return socket.socket()
 
 
-@marked
+@ending
 def asks_for_too_much_memory(ctx: ToolContext) -> int:
     """Ask for more than there is."""
     _go(ctx)
     return len(bytearray(64 * 1024**3))
 
 
-@marked
+@ending
 def calls_os_exit(ctx: ToolContext) -> None:
     """Leave."""
     _go(ctx)
     os._exit(7)
 
 
-@marked
+@ending
 def segfaults(ctx: ToolContext) -> None:
     """Read address zero."""
     _go(ctx)
     ctypes.string_at(0)
 
 
-@marked
+@ending
 def is_killed_for_memory(ctx: ToolContext) -> None:
     """What the kernel does to who has taken all."""
     _go(ctx)
