@@ -80,6 +80,10 @@ class Player:
         """What of this item has come and was not heard yet."""
         return b"".join(bytes(track.waiting) for track in self._queue if track.key == key)
 
+    def has_flushed(self, turn_id: str) -> bool:
+        """Whether that response was stopped: what comes of it now is ignored."""
+        return turn_id in self._flushed
+
     def skip(self, key: Key, samples: int) -> None:
         """So much of what waits of it was heard elsewhere."""
         for track in self._queue:

@@ -354,6 +354,8 @@ class Timeline:
         return self.rate_hz
 
     def _receive(self, piece: Sound, now_s: float) -> None:
+        if self._player.has_flushed(piece.turn_id):
+            return  # the event that stopped it was read before what was on its way
         self._rate(piece.format, now_s)
         key = (piece.item_id, piece.content_index)
         item = self._items.get(key)

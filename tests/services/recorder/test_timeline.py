@@ -202,6 +202,19 @@ def test_what_the_caller_s_own_player_had_not_played_is_silenced_again() -> None
     assert tape.stretches(tape.right) == [(1000, 2100, 3)]
 
 
+def test_sound_that_is_read_after_all_was_told_of_it_is_no_gap() -> None:
+    tape = Tape(Timeline())
+    tape.timeline.came(piece(3, 2000), 1.0)
+    tape.timeline.stopped(["r1"], 2.0)
+    tape.timeline.heard("i1", 0, 1000, complete=False)
+    tape.timeline.came(piece(3, 2000, offset_ms=2000), 2.0)
+    tape.timeline.came(SoundFlush(("r1",), "manual"), 2.0)
+
+    tape.until(4.0)
+    assert tape.stretches(tape.right) == [(1000, 2000, 3)]
+    assert tape.gaps == []
+
+
 def test_what_the_caller_s_own_player_had_played_besides_is_laid() -> None:
     tape = Tape(Timeline())
     tape.timeline.came(piece(3, 5000), 1.0)
