@@ -20,6 +20,7 @@ class Endpoints:
         if not str(run_dir):
             raise BadRunFolder("the run folder has no name; set --run-dir or VOICEBUS_RUN")
         self.run_dir = Path(run_dir).absolute()
+        self._base = f"ipc://{self.run_dir}/"
         longest = len(bytes(self.run_dir / "transport-00.audio-out"))
         if longest > PATH_LIMIT_BYTES:
             raise BadRunFolder(
@@ -42,7 +43,7 @@ class Endpoints:
         return tuple(sorted(int(number) for number in numbers if number.isdecimal()))
 
     def _ipc(self, name: str) -> str:
-        return f"ipc://{self.run_dir / name}"
+        return self._base + name
 
     def commands(self, shard: int) -> str:
         """The session's ROUTER for commands."""

@@ -26,8 +26,13 @@ class Program(NamedTuple):
     pid: int
     """0 when there is none."""
     problem: str
-    log: Path
+    log_file: str
     running_s: int
+
+    @property
+    def log(self) -> Path:
+        """Its log file."""
+        return Path(self.log_file)
 
     @property
     def has_fallen(self) -> bool:
@@ -97,7 +102,7 @@ class Supervisor:
                 pid=one["pid"],
                 problem=one["spawnerr"],
                 # A listener's standard output is its protocol.
-                log=Path(one["stdout_logfile"] or one["stderr_logfile"]),
+                log_file=one["stdout_logfile"] or one["stderr_logfile"],
                 running_s=max(0, one["now"] - one["start"]) if one["pid"] else 0,
             )
             for one in told

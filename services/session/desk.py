@@ -219,7 +219,7 @@ def _key(command: Command) -> Key:
 def typed(command: Command) -> Any:
     """The command's data as its type. Raises BadMessage, with the nearest name of a wrong field."""
     kind = c.COMMANDS[command.command]
-    known = [field.encode_name for field in msgspec.structs.fields(kind)]
+    known = kind.__struct_encode_fields__
     for field in command.data:
         if field not in known:
             hint = nearest(field, known) if known else " (it takes none)"

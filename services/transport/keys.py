@@ -1,7 +1,6 @@
 """The provider's key: read when it is needed, from a file or the environment, never kept."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 VARIABLE = "OPENAI_API_KEY"
@@ -23,7 +22,9 @@ def read(key_file: str | None, environment: Mapping[str, str]) -> str | NoKey:
         hint = "put the key into it, mode 0600"
         where = f"the file {key_file}"
         try:
-            key = Path(key_file).read_text("utf-8").strip()
+            # A Path for each call would fill Python's table of names, which never shrinks.
+            with open(key_file, "rb") as file:
+                key = str(file.read(), "utf-8").strip()
         except OSError as error:
             return NoKey(f"no provider key: {where}: {error.strerror}; {hint}")
         except UnicodeDecodeError:
