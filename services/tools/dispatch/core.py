@@ -377,6 +377,10 @@ def _settle(state: State, at: float, effects: list[Effect]) -> None:
 def _overdue(state: State, at: float, call: Call, effects: list[Effect]) -> None:
     if call.submit is None:
         # A stranger's call whose session never came back: its worker will report it, or not.
+        if call.is_lost:
+            # It has, and the report need not be kept for a conversation that is over.
+            workers.judge(state, at, call, state.workers[call.worker or ""], effects)
+            return
         call.deadline_at = at + state.limits.keep_s
         return
     budget_s = call.submit.budget_ms / 1000

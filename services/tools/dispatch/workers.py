@@ -157,7 +157,7 @@ def _forget_predecessor(
             continue
         if worker.inc == message.inc:
             del state.workers[peer]
-            for key in worker.holds & state.calls.keys():
+            for key in _had(state, worker):
                 state.calls[key].worker = None
                 calls.add(key)
         else:
@@ -185,6 +185,7 @@ def _attach(state: State, at: float, worker: Worker, key: Key, effects: list[Eff
     call.worker = worker.peer
     call.waits_for_settling = False
     call.is_started = True
+    call.is_lost = False  # if it was, the report comes again
     call.attempt = max(call.attempt, 1)
     worker.holds.add(key)
     if call.cancel_reason is not None:
@@ -257,14 +258,22 @@ def lost(state: State, at: float, peer: str, why: str, effects: list[Effect]) ->
     if why != "bye":
         state.departed.add(worker.label)
         state.lost_tools[worker.name] = (at + state.limits.keep_tools_s, worker.tools)
-    for key in sorted(worker.holds):
-        call = state.calls.get(key)
-        if call is not None and call.worker == peer:
+    for key in sorted(_had(state, worker)):
+        call = state.calls[key]
+        if call.worker == peer:
             # It may have begun without our hearing of it.
             call.is_started = True
             _loss(state, at, call, worker, effects)
     remember(state, effects)
     publish_catalogue(state, effects)
+
+
+def _had(state: State, worker: Worker) -> set[Key]:
+    """The calls of a worker that is gone: those it holds, and those whose loss it has reported
+    before their session asked for them. These take no place of its, but are its to the end."""
+    reported = (key for key, call in state.calls.items() if call.is_lost)
+    mine = {key for key in reported if state.calls[key].worker == worker.peer}
+    return worker.holds & state.calls.keys() | mine
 
 
 def judge(state: State, at: float, call: Call, worker: Worker, effects: list[Effect]) -> None:

@@ -585,6 +585,40 @@ def test_a_loss_reported_to_the_dispatcher_before_is_known_to_its_successor(
     assert pool.given() == []
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_worker_may_go_between_its_report_of_a_loss_and_the_question(comes_back: bool) -> None:
+    unacked = [work.CallRef(session_id=SESSION, call_id="c1")]
+    pool = Pool(settled=False, predecessors=("w1/i1",))
+    pool.join("w1", unacked=unacked)
+    pool.result("c1", status="lost")
+
+    if comes_back:
+        pool.join("w1-again", name="w1", unacked=unacked)
+    else:
+        pool.worker("w1", work.Bye())
+        pool.join("w2")
+    pool.submit("c1", "pay", resubmit=True)
+    if comes_back:
+        pool.result("c1", peer="w1-again", status="lost")
+    pool.wait(5, ("w1-again", "w2"))
+
+    assert pool.outcome("c1") == "unknown"
+    assert pool.given() == []
+
+
+def test_the_report_of_a_loss_that_nobody_asks_for_is_not_kept_for_ever() -> None:
+    pool = Pool(settled=False, predecessors=("w1/i1",))
+    pool.join("w1", free=1, unacked=[work.CallRef(session_id=SESSION, call_id="c1")])
+    pool.result("c1", status="lost")
+
+    pool.submit("c2")
+    later = pool.wait(620, ("w1",))
+
+    assert pool.given() == ["c2"]
+    assert [one.call_id for one in to_worker(later, work.Acked)] == ["c1"]
+    assert (SESSION, "c1") not in pool.state.calls
+
+
 def test_a_late_result_is_kept_until_the_session_knows_how_the_call_ended() -> None:
     pool = Pool()
     pool.join("w1")
