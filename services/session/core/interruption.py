@@ -6,6 +6,7 @@ calls      stop those whose tools may be stopped; decide by policy what the mode
 epoch      raised, so that late and repeated cancels are harmless
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from voicebus.bus.messages.events import Interrupted
@@ -28,8 +29,14 @@ def barge_in(d: Draft) -> None:
 def cancelled_by_provider(d: Draft, response_id: str) -> None:
     """The turn detection cancelled a response and did not say before that it heard somebody."""
     response = d.s.responses.get(response_id)
-    if response is not None and response.active and not response.interrupted:
-        _interrupt(d, "barge_in", None)
+    if response is None or not response.active or response.interrupted:
+        return
+    later: list[str] = []
+    if response.overtaken:
+        # Told late: what has begun since then answers the caller already.
+        known = list(d.s.responses)
+        later = known[known.index(response_id) + 1 :]
+    _interrupt(d, "barge_in", None, spared=later)
 
 
 def manual(d: Draft, command_id: str) -> None:
@@ -45,8 +52,13 @@ def _interrupt(
     cause: str | None,
     *,
     expected: bool = False,
+    spared: Sequence[str] = (),
 ) -> bool:
     unheard = playback.unheard(d)
+    batches = calls.uninterrupted(d)
+    if spared:
+        unheard = [key for key in unheard if d.s.playback[key].response_id not in spared]
+        batches = [batch for batch in batches if batch.response_id not in spared]
     audible = [d.s.playback[key].response_id for key in unheard]
     active = [
         key
@@ -54,9 +66,9 @@ def _interrupt(
         if response.active
         and not response.interrupted
         and (not response.out_of_band or key in audible)
+        and key not in spared
     ]
     targets = list(dict.fromkeys(audible + active))
-    batches = calls.uninterrupted(d)
     if not targets and not batches and not expected:
         return False
     stoppable = calls.stoppable(d, batches)

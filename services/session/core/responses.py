@@ -233,6 +233,10 @@ def started(d: Draft, event: i.ResponseStarted) -> None:
     # Its end was lost, or comes late. It holds nothing back, and a late end counts as any other.
     overtaken = replace(d.s.responses[before.response_id], overtaken=True)
     d.s.responses = with_(d.s.responses, before.response_id, overtaken)
+    if response.create is None and response.answers is None and before.answers is not None:
+        # What the one was to answer, the next one sees as well, or misses as well.
+        inherited = replace(d.s.responses[response.response_id], answers=before.answers)
+        d.s.responses = with_(d.s.responses, response.response_id, inherited)
 
 
 def _begin(d: Draft, event: i.ResponseStarted) -> Response:

@@ -141,6 +141,30 @@ def test_a_provider_that_cancels_after_it_told_the_speech_interrupts_once() -> N
     assert of(stage.play(done("r1", "cancelled", "turn_detected")), Interrupted) == []
 
 
+def test_a_cancel_that_is_told_late_leaves_the_answer_to_the_caller_alone() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created("r1"), *message("r1", "m1"), sound("r1", "m1", ms=3000))
+    stage.play(created("r2"), *message("r2", "m2"), sound("r2", "m2", ms=3000))
+
+    effects = stage.play(done("r1", "cancelled", "turn_detected"))
+    effects += stage.play(*call("r2", "c1", "a"), done("r2"))
+
+    assert of(effects, fx.Flush) == [fx.Flush(("r1",), "barge_in")]
+    assert [told.responses for told in of(effects, Interrupted)] == [["r1"]]
+    assert [submit.call_id for submit in of(effects, fx.Submit)] == ["c1"]
+
+
+def test_a_cancel_that_is_told_late_leaves_the_calls_of_the_next_response_running() -> None:
+    stage = Stage(tools=[tool("a")])
+    stage.play(created("r1"), *message("r1", "m1"), sound("r1", "m1", ms=3000))
+    stage.play(created("r2"), *call("r2", "c1", "a"), done("r2"))
+
+    effects = stage.play(done("r1", "cancelled", "turn_detected"))
+
+    assert [told.calls for told in of(effects, Interrupted)] == [[]]
+    assert of(effects, fx.CancelCalls) == []
+
+
 def test_words_under_way_at_the_interruption_are_dropped_and_the_whole_is_kept() -> None:
     stage = Stage()
     stage.play(created(), *message(), sound(), speech_started())

@@ -924,6 +924,17 @@ def test_a_create_that_waited_for_the_caller_is_wanted_again_when_its_output_cam
     assert len(of(stage.play(done("vad")), fx.CreateResponse)) == 1
 
 
+def test_an_output_that_came_too_late_for_two_responses_is_answered_after_the_second() -> None:
+    stage = Stage(SUBMIT, tools=[tool("a", on_interrupt="finish")])
+    called(stage)
+    stage.play(speech_started(), tool_ok("c1"), speech_stopped(), created("lost"), created("vad"))
+
+    stage.play(output_of("c1"))
+
+    assert of(stage.effects, fx.CreateResponse) == []
+    assert len(of(stage.play(done("vad")), fx.CreateResponse)) == 1
+
+
 def test_an_output_that_stands_while_our_own_response_is_active_changes_nothing_of_it() -> None:
     stage = echoing()
     stage.command("send_text", text="Hello")
