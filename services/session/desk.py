@@ -202,9 +202,10 @@ class Desk:
         if reply is not None:
             self.release(reply, remember=False)
 
-    def forget_journaled(self) -> None:
-        """Leave older replies to the journal, which has all of them."""
-        oldest_us = self._now_us() - KEPT_US
+    def forget_old(self, *, journaled: bool) -> None:
+        """Leave older replies to the journal, if it has all of them; else keep them to the end of
+        their time, and not as long as the disk is full."""
+        oldest_us = self._now_us() - (KEPT_US if journaled else self._memory_us)
         while self._done:
             key, reply = next(iter(self._done.items()))
             if reply.at_us >= oldest_us:

@@ -153,8 +153,7 @@ class Shard:
                     self._without(transport.transport)
             # Costs nothing while the dispatcher knows us; else somebody else has said to be us.
             self.pool.follow()
-            if not self.journal_lost:
-                self._desk.forget_journaled()
+            self._desk.forget_old(journaled=not self.journal_lost)
             self._writer.retry()
             if ticks % 10 == 0:
                 retention_us = int(self._settings.retention_days * 86_400 * 1_000_000)

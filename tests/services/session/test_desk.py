@@ -131,11 +131,28 @@ def test_replies_are_forgotten_after_a_while() -> None:
     table.ask()
     table.done()
     table.now_us += 599_000_000
-    table.desk.forget_journaled()
+    table.desk.forget_old(journaled=True)
     assert table.ask() is None
 
     table.now_us += 2_000_000
 
+    assert table.ask() is not None
+
+
+def test_replies_that_no_journal_has_are_kept_for_their_time_and_no_longer() -> None:
+    table = Table()
+    table.ask()
+    table.done(seq=7)
+    table.journal.clear()
+
+    table.now_us += 599_000_000
+    table.desk.forget_old(journaled=False)
+    assert table.ask() is None
+    assert table.sent[-1] == (A, Reply(id=ID, ok=True, seq=7))
+
+    table.now_us += 2_000_000
+    table.desk.forget_old(journaled=False)
+    table.now_us -= 2_000_000  # else it would not count, and still be there
     assert table.ask() is not None
 
 
@@ -146,12 +163,12 @@ def test_a_reply_is_kept_in_memory_for_a_minute_and_then_read_from_the_journal()
     table.journal.clear()
 
     table.now_us += 59_000_000
-    table.desk.forget_journaled()
+    table.desk.forget_old(journaled=True)
     assert table.ask() is None
     assert table.sent[-1] == (A, Reply(id=ID, ok=True, seq=7))
 
     table.now_us += 2_000_000
-    table.desk.forget_journaled()
+    table.desk.forget_old(journaled=True)
     assert table.ask() is not None
 
 
