@@ -57,6 +57,8 @@ ESTIMATE_MS = 400
 """A player elsewhere, or an estimate, may say that it played so much more than came here."""
 REST_S = 5.0
 """The caller's own player may be so far ahead of this one."""
+RESTS = 8
+"""Items of which it is not yet known how much the caller heard."""
 PLACES = 256
 FIRST_S = 2.0
 """The first piece of sound may have begun so long ago."""
@@ -135,7 +137,7 @@ class Timeline:
         self._items: dict[Key, _Item] = {}
         self._waiting_bytes = 0
         self._rests: dict[Key, bytes] = {}
-        """What the last interruption left unheard here, and a player elsewhere may have played."""
+        """What the last interruptions left unheard here, and a player elsewhere may have played."""
         self._overflown: set[Key] = set()
         self._later: deque[tuple[float, str, Key | None]] = deque()
         self._caller_seq: tuple[str, int] | None = None
@@ -201,8 +203,11 @@ class Timeline:
         self._waits_until_s = self._waits_until_s and now_s  # `heard` says when it came itself
         self.advance(now_s)
         stopped = set(responses)
-        # The event and the flush say the same: the second finds nothing, and forgets nothing.
-        self._rests = self._unheard(stopped) or self._rests
+        # The event and the flush say the same: the second finds nothing, and forgets nothing. And
+        # what was heard of one may be told after the next was stopped, too.
+        self._rests |= self._unheard(stopped)
+        while len(self._rests) > RESTS:
+            del self._rests[next(iter(self._rests))]
         self._player.flush(stopped, now_s)
         for item in self._items.values():
             if item.turn_id in stopped:

@@ -431,6 +431,20 @@ def test_an_interruption_while_the_recorder_stood_still_is_cut_where_it_was_hear
     assert tape.stretches(tape.right) == [(1000, 3500, 3)]
 
 
+def test_what_was_heard_of_an_answer_may_be_told_after_the_next_was_stopped() -> None:
+    tape = Tape(Timeline())
+    tape.timeline.came(piece(3, 9000), 1.0)
+    tape.take(2.0)
+    tape.timeline.stopped(["r1"], 2.0)
+    tape.timeline.came(piece(4, 9000, item="i2", turn="r2"), 2.0)
+    tape.timeline.stopped(["r2"], 2.0)
+    tape.timeline.heard("i1", 0, 2500, complete=False)
+
+    tape.take(6.0)
+    assert tape.stretches(tape.right) == [(1000, 3500, 3)]
+    assert tape.gaps == []
+
+
 # --- going on -------------------------------------------------------------------------------------
 
 
