@@ -80,7 +80,7 @@ def _leave_connection(d: Draft, turn_reason: str) -> None:
         responses.done(d, done)
         playback.response_done(d, response.response_id)
         calls.response_done(d, done)
-        if not response.out_of_band and not response.interrupted:
+        if not (response.out_of_band or response.interrupted or response.overtaken):
             if response.create is not None:
                 wanted.append(response.create)
             else:

@@ -335,6 +335,17 @@ def test_an_answered_turn_is_not_answered_again() -> None:
     assert not of(reconnect(stage), fx.CreateResponse)
 
 
+@pytest.mark.parametrize("by_client", [True, False])
+def test_an_answer_whose_end_was_lost_is_not_asked_for_again(by_client: bool) -> None:
+    stage = Stage()
+    if by_client:
+        stage.command("send_text", text="hello")
+    stage.play(created("lost", stage.last_tag if by_client else None))
+    stage.play(i.InputCommitted(item_id="u1"), created("next"), done("next"), cut())
+
+    assert not of(reconnect(stage), fx.CreateResponse)
+
+
 def test_an_interrupted_answer_is_not_asked_for_again() -> None:
     stage = Stage()
     stage.command("send_text", text="hello")
