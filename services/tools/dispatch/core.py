@@ -186,7 +186,7 @@ def _submit(
         if known.is_started:
             effects.append(_started(state, known, peer))
         if known.is_lost:
-            workers.judge(state, at, known, state.workers[known.worker or ""], effects)
+            workers.judge(state, at, known, effects)
         return
     call = Call(
         key=key,
@@ -379,7 +379,7 @@ def _overdue(state: State, at: float, call: Call, effects: list[Effect]) -> None
         # A stranger's call whose session never came back: its worker will report it, or not.
         if call.is_lost:
             # It has, and the report need not be kept for a conversation that is over.
-            workers.judge(state, at, call, state.workers[call.worker or ""], effects)
+            workers.judge(state, at, call, effects)
             return
         call.deadline_at = at + state.limits.keep_s
         return

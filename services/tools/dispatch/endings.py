@@ -143,9 +143,14 @@ def acknowledge(state: State, at: float, key: Key, effects: list[Effect]) -> Non
         return
     state.acknowledged.pop(key, None)  # to the end: the order is that of forgetting
     state.acknowledged[key] = at + state.limits.remember_s
-    for worker in state.workers.values() if ended.keepers else ():
+    for worker in state.workers.values():
         if worker.label in ended.keepers:
-            effects.append(TellWorker(worker.peer, work.Acked(session_id=key[0], call_id=key[1])))
+            effects.append(acked(worker.peer, key))
+
+
+def acked(peer: str, key: Key) -> TellWorker:
+    """The worker need not keep its result any longer."""
+    return TellWorker(peer, work.Acked(session_id=key[0], call_id=key[1]))
 
 
 def late(
@@ -159,7 +164,7 @@ def late(
     if ended is not None:
         ended.keepers.add(label)
     else:
-        effects.append(TellWorker(peer, work.Acked(session_id=key[0], call_id=key[1])))
+        effects.append(acked(peer, key))
     if (key, label) in state.told_late:
         return  # it repeated itself before our first word reached it
     state.told_late[key, label] = None

@@ -209,10 +209,10 @@ def _result(
     if call is None:
         endings.late(state, at, result, worker.label, worker.peer, effects)
         return
-    acked = TellWorker(worker.peer, work.Acked(session_id=key[0], call_id=key[1]))
     if call.worker != worker.peer:
         if result.status not in ("ok", "error") or worker.label not in call.lost_attempts:
-            effects.append(acked)  # the failure of an attempt that has been replaced
+            # The failure of an attempt that has been replaced.
+            effects.append(endings.acked(worker.peer, key))
             return
         if call.worker is not None:
             # The lost attempt was not lost: its result counts, the second one is stopped.
@@ -230,7 +230,7 @@ def _result(
         call.is_started = result.started
         call.is_lost = True
         if call.submit is not None:
-            judge(state, at, call, worker, effects)
+            judge(state, at, call, effects)
         return
     endings.end_with(state, at, call, result, worker.label, effects)
 
@@ -271,21 +271,21 @@ def lost(state: State, at: float, peer: str, why: str, effects: list[Effect]) ->
 def _had(state: State, worker: Worker) -> set[Key]:
     """The calls of a worker that is gone: those it holds, and those whose loss it has reported
     before their session asked for them. These take no place of its, but are its to the end."""
-    reported = (key for key, call in state.calls.items() if call.is_lost)
-    mine = {key for key in reported if state.calls[key].worker == worker.peer}
-    return worker.holds & state.calls.keys() | mine
+    reported = {
+        key for key, call in state.calls.items() if call.is_lost and call.worker == worker.peer
+    }
+    return worker.holds & state.calls.keys() | reported
 
 
-def judge(state: State, at: float, call: Call, worker: Worker, effects: list[Effect]) -> None:
+def judge(state: State, at: float, call: Call, effects: list[Effect]) -> None:
     """What the report that a call's process was lost means. Where it ends the call, the worker
     keeps the report until the session knows: a successor of ours would take the call for one that
     never began, and run it again."""
+    worker = state.workers[call.worker or ""]
     call.is_lost = False
     _loss(state, at, call, worker, effects, reported_by=worker.label)
     if call.key not in state.ended:
-        effects.append(
-            TellWorker(worker.peer, work.Acked(session_id=call.key[0], call_id=call.key[1]))
-        )
+        effects.append(endings.acked(worker.peer, call.key))
 
 
 def _loss(
