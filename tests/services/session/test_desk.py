@@ -139,36 +139,23 @@ def test_replies_are_forgotten_after_a_while() -> None:
     assert table.ask() is not None
 
 
-def test_replies_that_no_journal_has_are_kept_for_their_time_and_no_longer() -> None:
+@pytest.mark.parametrize(("journaled", "kept_s"), [(True, 60), (False, 600)])
+def test_a_reply_stays_in_memory_for_a_minute_or_without_a_journal_for_its_time(
+    journaled: bool, kept_s: int
+) -> None:
     table = Table()
     table.ask()
     table.done(seq=7)
     table.journal.clear()
 
-    table.now_us += 599_000_000
-    table.desk.forget_old(journaled=False)
+    table.now_us += (kept_s - 1) * 1_000_000
+    table.desk.forget_old(journaled=journaled)
     assert table.ask() is None
     assert table.sent[-1] == (A, Reply(id=ID, ok=True, seq=7))
 
     table.now_us += 2_000_000
-    table.desk.forget_old(journaled=False)
-    table.now_us -= 2_000_000  # else it would not count, and still be there
-    assert table.ask() is not None
-
-
-def test_a_reply_is_kept_in_memory_for_a_minute_and_then_read_from_the_journal() -> None:
-    table = Table()
-    table.ask()
-    table.done(seq=7)
-    table.journal.clear()
-
-    table.now_us += 59_000_000
-    table.desk.forget_old(journaled=True)
-    assert table.ask() is None
-    assert table.sent[-1] == (A, Reply(id=ID, ok=True, seq=7))
-
-    table.now_us += 2_000_000
-    table.desk.forget_old(journaled=True)
+    table.desk.forget_old(journaled=journaled)
+    table.now_us -= 2_000_000  # else it might not count, and still be there
     assert table.ask() is not None
 
 
