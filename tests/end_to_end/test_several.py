@@ -1,6 +1,7 @@
 """Two transports, two session processes: conversations are spread, and a death is felt by few."""
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -219,8 +220,10 @@ async def test_a_killed_session_process_is_felt_by_nobody_on_the_other_shard(
         calls = {one.id: (await one.event("tool_call_dispatched")).data.call_id for one in touched}
         turns = {one.id: await speaking(one) for one in others}
         healed = {one.id: one.session.healed for one in others}
-        killed = cell.kill("session-1")
+        # Stopped first: a successor may be there before another caller has asked.
+        cell.kill("session-1", signal.SIGSTOP)
         while_away = await on.caller()
+        killed = cell.kill("session-1")
         for caller in others:
             turn = turns[caller.id]
             await caller.event("assistant_turn_completed", turn_id=turn, status="completed")
