@@ -121,5 +121,30 @@ def test_the_shortest_worker_keeps_every_rule_that_a_quick_tool_can_break(
     assert "broken" not in found.values()
 
 
+@pytest.mark.parametrize("language", SHORT)
+async def test_the_shortest_worker_answers_or_says_what_is_wrong(
+    need: Need, folder: Path, language: str
+) -> None:
+    environment = need(language)
+    cell = Cell(folder)
+    try:
+        cell.start("dispatcher")
+        cell.start_stranger(SHORT[language], environment)
+        cell.follow()
+        await cell.until(lambda: "shout" in cell.catalogue)
+
+        answered = await cell.run("shout", text="grüß dich")
+        wrong = await cell.run("shout", text="")
+
+        assert answered.status == "ok"
+        assert answered.result.startswith("GR")
+        assert answered.result.endswith(" DICH!")
+        assert wrong.status == "invalid_arguments"
+        assert wrong.failure is not None
+        assert "text" in wrong.failure.message
+    finally:
+        cell.close()
+
+
 def test_the_endpoint_that_strangers_connect_to_follows_from_the_run_folder(folder: Path) -> None:
     assert Endpoints(folder).workers == f"ipc://{os.path.abspath(folder)}/tools.workers"
