@@ -213,11 +213,11 @@ class RealtimeSession:
 
     async def commit_audio(self, *, respond: bool = True) -> str:
         """Push-to-talk: what was said so far is a turn; have it answered unless told otherwise."""
-        return await self._tell("commit_audio", {**self._after(), "respond": respond})
+        return await self._tell("commit_audio", {**self.after_sound(), "respond": respond})
 
     async def clear_audio(self) -> str:
         """Forget what was said so far and not committed."""
-        return await self._tell("clear_audio", self._after())
+        return await self._tell("clear_audio", self.after_sound())
 
     async def add_item(self, item: dict[str, Any]) -> str:
         """Put a message, image or piece of history into the conversation; nothing answers it."""
@@ -278,6 +278,10 @@ class RealtimeSession:
     def sent_frames(self) -> int:
         """The number of the last sound frame sent."""
         return self._voice.sent
+
+    def after_sound(self) -> dict[str, Any]:
+        """For the data of a command: performed after the sound sent so far, before what follows."""
+        return {"after_n": self._voice.command_follows(), "token": self._voice.token}
 
     @property
     def input_format(self) -> AudioFormat:
@@ -352,9 +356,6 @@ class RealtimeSession:
         return tuple(self._healed)
 
     # --- inside -------------------------------------------------------------------------------
-
-    def _after(self) -> dict[str, Any]:
-        return {"after_n": self._voice.sent or None}
 
     async def _tell(self, command: str, data: dict[str, Any] | None = None) -> str:
         id = ids.ulid()

@@ -20,12 +20,14 @@ class Voice:
     ) -> None:
         self._sockets = sockets
         self._session_id = session_id
-        self._token = token
+        self.token = token
+        """Whose numbers `after_n` counts."""
         self._endpoint = endpoint
         self._dealer: Dealer | None = None
         self.format: AudioFormat = "pcm16"
         self.sent = 0
-        """The number of the last frame sent: `after_n` of what follows it."""
+        """The number of the last frame sent."""
+        self._follows_command = False
         self.dropped_ms = 0
         """Sound that found the queue to the transport full, in milliseconds."""
 
@@ -39,6 +41,11 @@ class Voice:
             )
         for start in range(0, len(sound), LARGEST_FRAME_BYTES):
             self._frame(sound[start : start + LARGEST_FRAME_BYTES])
+        return self.sent
+
+    def command_follows(self) -> int:
+        """`after_n` of a command that is given now; what is sent next is heard after it."""
+        self._follows_command = True
         return self.sent
 
     def move(self, endpoint: str) -> None:
@@ -58,9 +65,15 @@ class Voice:
             self._dealer = self._sockets().dealer(
                 self._endpoint, _ignore, name="voice", queue=QUEUED_FRAMES
             )
-        header = SoundIn(session_id=self._session_id, token=self._token, n=self.sent + 1)
+        header = SoundIn(
+            session_id=self._session_id,
+            token=self.token,
+            n=self.sent + 1,
+            follows_command=self._follows_command,
+        )
         if self._dealer.send([encode(header), samples]) is Sent.OK:
             self.sent += 1
+            self._follows_command = False
         else:
             self.dropped_ms += duration_ms(len(samples), self.format)
 

@@ -82,6 +82,9 @@ class SoundIn(Message, frozen=True, kw_only=True):
     token: str
     n: int
     """Counts from 1 per token."""
+    follows_command: bool = False
+    """It was said after a command with `after_n` = `n` - 1 (one that is performed in time with the
+    sound): it goes out after that, or when it has been held as long as sound is held at all."""
 
 
 class SoundRefused(Message, frozen=True, kw_only=True):

@@ -434,7 +434,7 @@ class Connection:
                 )
             )
             return
-        data = protocol.performed(asked, session.sent_frames)
+        data = protocol.performed(asked, session.after_sound)
         task = asyncio.create_task(self._ask(session.id, asked, data))
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)

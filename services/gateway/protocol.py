@@ -13,7 +13,7 @@
 docs/gateway.md describes each, with an example.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -214,12 +214,11 @@ def why_not_set(asked: Mapping[str, Any], allowed: Allowed) -> str | None:
     return None
 
 
-def performed(asked: Asked, sent_frames: int) -> dict[str, Any]:
+def performed(asked: Asked, after_sound: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The data as it goes to the session: only the gateway knows the numbers of sound frames."""
     if asked.command not in AFTER_SOUND:
         return asked.data
-    data = {name: value for name, value in asked.data.items() if name != "token"}
-    return {**data, "after_n": sent_frames or None}
+    return {**asked.data, **after_sound()}
 
 
 def why_no_sound(size: int, limit: int) -> Refusal | None:

@@ -34,17 +34,21 @@ class Sound(NamedTuple):
     token: str
     n: int
     samples: bytes
+    waits_until_s: float | None = None
+    """So long it waits for the command that was given before it; None: for nothing."""
 
 
 class _Talker:
     """Who holds a token."""
 
-    __slots__ = ("last_n", "may_talk", "written_n")
+    __slots__ = ("commanded_n", "last_n", "may_talk", "written_n")
 
     def __init__(self, may_talk: bool) -> None:
         self.may_talk = may_talk
         self.last_n = 0
         self.written_n = 0
+        self.commanded_n = -1
+        """The sound before the newest command that was performed."""
 
 
 class Caller:
@@ -92,8 +96,13 @@ class Caller:
         self._clear()
         self.is_released = False
 
-    def take(self, token: str, n: int, samples: bytes) -> Taken | Refused:
-        """A frame has come. An empty one is counted and not sent."""
+    def take(
+        self, token: str, n: int, samples: bytes, *, now_s: float = 0.0, follows: bool = False
+    ) -> Taken | Refused:
+        """A frame has come. An empty one is counted and not sent.
+
+        One that `follows` a command waits for that, as long as sound is held at all.
+        """
         talker = self._talkers.get(token)
         if talker is None:
             return Refused(
@@ -123,17 +132,34 @@ class Caller:
             return Taken(False, 0, 0.0)
         missing = n - talker.last_n - 1
         talker.last_n = n
-        self._queue.append(Sound(token, n, samples))
+        until_s = now_s + self._hold_s if follows else None
+        self._queue.append(Sound(token, n, samples, until_s))
         self._queued_bytes += len(samples)
         return Taken(True, missing, self._trim())
 
-    def next(self) -> Sound | None:
+    def next(self, now_s: float) -> Sound | None:
         """The next frame to send; tell `wrote` when it is out."""
-        if not self.is_released or not self._queue:
+        if not self.is_released or not self._queue or self.waits_until(now_s) is not None:
             return None
         sound = self._queue.popleft()
         self._queued_bytes -= len(sound.samples)
         return sound
+
+    def waits_until(self, now_s: float) -> float | None:
+        """Until when at most the first frame waits for its command; None: it does not."""
+        first = self._queue[0] if self._queue else None
+        if first is None or first.waits_until_s is None or first.waits_until_s <= now_s:
+            return None
+        talker = self._talkers.get(first.token)
+        if talker is None or talker.commanded_n >= first.n - 1:
+            return None
+        return first.waits_until_s
+
+    def performed(self, token: str | None, n: int) -> None:
+        """What was to be done after that frame of the token (or, without one, of anybody) is."""
+        for name, talker in self._talkers.items():
+            if token in (None, name):
+                talker.commanded_n = max(talker.commanded_n, n)
 
     def wrote(self, sound: Sound) -> None:
         """The frame has been written to the provider's socket."""
@@ -143,6 +169,8 @@ class Caller:
 
     def has_written(self, token: str | None, n: int) -> bool:
         """Whether that frame of the token (or, without one, of anybody) has gone out."""
+        if n == 0:
+            return True  # there was none before it
         if token is None:
             return any(talker.written_n >= n for talker in self._talkers.values())
         talker = self._talkers.get(token)

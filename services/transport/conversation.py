@@ -399,7 +399,9 @@ class Conversation:
 
     def speak(self, header: SoundIn, samples: bytes, now: Moment) -> Refused | list[Effect]:
         """A frame of the caller's."""
-        taken = self.caller.take(header.token, header.n, samples)
+        taken = self.caller.take(
+            header.token, header.n, samples, now_s=now.s, follows=header.follows_command
+        )
         if isinstance(taken, Refused):
             return taken
         if not taken.is_new:

@@ -51,7 +51,7 @@ class Outbox:
     """One connection's frames to send. Pure.
 
     The session's frames keep their order among themselves: what follows a frame that waits for
-    sound waits as well, for at most 500 ms.
+    sound waits as well, for at most 500 ms. Sound that was said after such a frame waits for it.
     """
 
     def __init__(self, caller: Caller) -> None:
@@ -90,17 +90,22 @@ class Outbox:
     def next(self, now_s: float) -> Next:
         """Takes out what is to be done now; None: nothing until something comes."""
         if not self._waiting:
-            return self._sound()
+            return self._sound(now_s)
         first = self._waiting[0]
         reached = first.after_n is None or self._caller.has_written(first.token, first.after_n)
         if not reached and now_s < first.until_s:
-            return self._sound() or WaitUntil(first.until_s)
+            return self._sound(now_s, first.until_s)
         self._waiting.popleft()
+        if first.after_n is not None:
+            self._caller.performed(first.token, first.after_n)
         if first.frame is None:
             return HangUpNow()
         self.bytes -= len(first.frame)
         return Write(first.n, first.frame, reached, first.tell)
 
-    def _sound(self) -> WriteSound | None:
-        sound = self._caller.next()
-        return None if sound is None else WriteSound(sound)
+    def _sound(self, now_s: float, until_s: float | None = None) -> Next:
+        sound = self._caller.next(now_s)
+        if sound is not None:
+            return WriteSound(sound)
+        times = [one for one in (until_s, self._caller.waits_until(now_s)) if one is not None]
+        return WaitUntil(min(times)) if times else None

@@ -202,11 +202,15 @@ async def test_sound_frames_are_numbered_and_a_commit_names_the_last(
         await session.send_audio(b"\1\0" * 480)
         await session.send_audio(b"\2\0" * 480)
         await session.commit_audio()
-        await cell.until(lambda: len(cell.voice) == 2)
+        await session.send_audio(b"\3\0" * 480)
+        await cell.until(lambda: len(cell.voice) == 3)
 
-    assert [header["n"] for header, _ in cell.voice] == [1, 2]
+    assert [header["n"] for header, _ in cell.voice] == [1, 2, 3]
+    assert [header["follows_command"] for header, _ in cell.voice] == [False, False, True]
     assert cell.voice[1][1] == b"\2\0" * 480
-    assert cell.asked("commit_audio")[0].data == {"after_n": 2, "respond": True}
+    token = cell.voice[1][0]["token"]
+    commit = cell.asked("commit_audio")[0]
+    assert commit.data == {"after_n": 2, "token": token, "respond": True}
 
 
 async def test_half_a_sample_is_refused_before_it_is_sent(

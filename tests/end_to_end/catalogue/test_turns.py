@@ -1,5 +1,7 @@
 """Turns: scenarios 13 to 29."""
 
+import asyncio
+import signal
 from typing import Any
 
 import pytest
@@ -135,6 +137,28 @@ async def test_push_to_talk_forgets_commits_and_answers(cell: Stack) -> None:
         assert words.data.text == "how do you do"
         assert await came(on, caller.id, "input_audio_buffer.cleared")
         assert len(await sent(on, caller, "response.create")) == 1
+
+
+@pytest.mark.parametrize("before", [0, 20])
+async def test_what_is_said_after_a_clear_is_not_forgotten_when_it_is_there_first(
+    cell: Stack, before: int
+) -> None:
+    async with playing(cell, "18_push_to_talk") as on:
+        caller = await on.caller(turn_detection="none")
+        await speak(caller, before)
+        cell.kill("session-0", signal.SIGSTOP)
+        clearing = asyncio.create_task(caller.session.clear_audio())
+        await asyncio.sleep(0.05)  # so that it is on its way
+        await speak(caller, 10)
+        await asyncio.sleep(0.3)  # the transport has long had all of it
+        cell.kill("session-0", signal.SIGCONT)
+        await clearing
+        await caller.session.commit_audio()
+        words = await caller.event("user_transcript")
+
+        assert words.data.text == "how do you do"
+        assert await came(on, caller.id, "input_audio_buffer.cleared")
+        assert not caller.found("error")
 
 
 @pytest.mark.parametrize("frames", [0, 4])

@@ -100,9 +100,13 @@ def test_commands_and_fields_can_be_narrowed() -> None:
 def test_only_the_gateway_numbers_sound() -> None:
     commit = Asked(ID, "commit_audio", {"after_n": 99, "token": "x", "respond": False})
 
-    assert protocol.performed(commit, 3) == {"respond": False, "after_n": 3}
-    assert protocol.performed(commit, 0) == {"respond": False, "after_n": None}
-    assert protocol.performed(Asked(ID, "ping", {"after_n": 1}), 3) == {"after_n": 1}
+    ping = Asked(ID, "ping", {"after_n": 1})
+
+    def after_sound() -> dict[str, Any]:
+        return {"after_n": 3, "token": "ours"}
+
+    assert protocol.performed(commit, after_sound) == {"respond": False, **after_sound()}
+    assert protocol.performed(ping, after_sound) == {"after_n": 1}
 
 
 def test_the_answer_to_the_first_frame_says_what_the_caller_needs_to_come_back() -> None:

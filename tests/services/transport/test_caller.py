@@ -14,7 +14,7 @@ def caller(hold_s: float = 0.1) -> Caller:
 def waiting(of: Caller) -> list[int]:
     of.is_released = True
     found = []
-    while (sound := of.next()) is not None:
+    while (sound := of.next(0.0)) is not None:
         found.append(sound.n)
     return found
 
@@ -23,10 +23,10 @@ def test_nothing_goes_out_before_the_release() -> None:
     held = caller()
     held.take("tok", 1, MS_20)
 
-    assert held.next() is None
+    assert held.next(0.0) is None
     held.is_released = True
-    assert held.next() == Sound("tok", 1, MS_20)
-    assert held.next() is None
+    assert held.next(0.0) == Sound("tok", 1, MS_20)
+    assert held.next(0.0) is None
 
 
 def test_the_oldest_gives_way_when_more_than_hold_s_waits() -> None:
@@ -35,6 +35,18 @@ def test_the_oldest_gives_way_when_more_than_hold_s_waits() -> None:
 
     assert [one.dropped_ms for one in taken if isinstance(one, Taken)] == [0] * 5 + [20, 20]
     assert waiting(held) == [3, 4, 5, 6, 7]
+
+
+def test_sound_waits_for_a_command_no_longer_than_sound_is_held_at_all() -> None:
+    held = caller(hold_s=0.5)
+    held.is_released = True
+    held.take("tok", 1, MS_20, now_s=7.0, follows=True)
+
+    assert held.next(7.4) is None
+    assert held.waits_until(7.4) == 7.5
+    sound = held.next(7.5)
+    assert sound is not None
+    assert sound.n == 1
 
 
 def test_empty_frames_are_bounded_too() -> None:
@@ -111,7 +123,7 @@ def test_a_new_connection_shuts_the_gate_and_keeps_what_waits() -> None:
     held.take("tok", 1, MS_20)
     held.configure("pcm16")
 
-    assert held.next() is None
+    assert held.next(0.0) is None
     assert waiting(held) == [1]
 
 

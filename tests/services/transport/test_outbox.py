@@ -57,6 +57,47 @@ def test_what_follows_a_waiting_frame_keeps_its_place() -> None:
     assert outbox.next(0.5) == Write(5, b"create", True, False)
 
 
+def test_sound_that_was_said_after_a_command_waits_for_it() -> None:
+    outbox, caller = both()
+    caller.take("tok", 1, b"\0\0")
+    caller.take("tok", 2, b"\1\0", now_s=0.1, follows=True)
+    caller.take("tok", 3, b"\2\0", now_s=0.1)
+
+    first = outbox.next(0.1)
+    assert isinstance(first, WriteSound)
+    caller.wrote(first.sound)
+    assert outbox.next(0.1) == WaitUntil(2.1)
+    outbox.send(4, b"clear", 0.9, token="tok", after_n=1)
+
+    assert outbox.next(1.0) == Write(4, b"clear", True, False)
+    written = [outbox.next(1.0) for _ in range(2)]
+    assert [one.sound.n for one in written if isinstance(one, WriteSound)] == [2, 3]
+    assert outbox.next(1.0) is None
+
+
+def test_the_nearer_time_counts_when_a_command_and_sound_wait_for_one_another() -> None:
+    outbox, caller = both()
+    caller.take("tok", 5, b"\0\0", now_s=0.1, follows=True)
+    outbox.send(1, b"commit", 0.3, token="tok", after_n=4)
+
+    assert outbox.next(0.4) == WaitUntil(0.8)
+    assert outbox.next(0.8) == Write(1, b"commit", False, False)
+    assert isinstance(outbox.next(0.8), WriteSound)
+
+
+def test_the_command_of_another_talker_lets_nothing_through() -> None:
+    outbox, caller = both()
+    caller.grant("other", may_talk=True)
+    caller.take("tok", 1, b"\0\0", follows=True)
+    outbox.send(1, b"clear", 0.0, token="other", after_n=0)
+    outbox.send(2, b"clear", 0.0, token=None, after_n=0)
+
+    assert outbox.next(0.0) == Write(1, b"clear", True, False)
+    assert caller.next(0.0) is None
+    assert outbox.next(0.0) == Write(2, b"clear", True, False)
+    assert isinstance(outbox.next(0.0), WriteSound)
+
+
 def test_a_hang_up_takes_its_turn_and_waits_for_sound_as_well() -> None:
     outbox, caller = both()
     outbox.send(4, b"last", 0.0)
