@@ -1,6 +1,7 @@
 """Approval, progress and the tools' own words on interrupts, through every process."""
 
 import asyncio
+import signal
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,33 @@ async def test_a_tool_that_finishes_has_its_effect_and_the_model_hears_of_it(cel
 
         assert outputs(on, caller) == []  # the call's item was deleted
         assert "at eight" in context(on, caller)[0]
+
+
+async def test_what_a_tool_with_effects_did_is_told_though_it_is_heard_too_late(
+    cell: Stack,
+) -> None:
+    async with scene(cell) as on:
+        caller = await on.caller()
+        await caller.session.send_text("table")
+        await caller.event("tool_call_progress")
+
+        cell.kill("toolhost-0", signal.SIGSTOP)  # its runner goes on; `health` continues it
+        failed = await caller.event("tool_call_failed")
+        late = await caller.event("tool_call_late_result")
+        async with asyncio.timeout(20):
+            while not context(on, caller):
+                on.tape.changed.clear()
+                await on.tape.changed.wait()
+        await caller.event("assistant_turn_completed", nth=2)
+
+        assert failed.data.reason == "unknown"
+        assert late.data.result == {"table": "at eight"}
+        assert ["unknown" in one for one in outputs(on, caller)] == [True]
+        (told,) = context(on, caller)
+        assert "counted as unknown" in told
+        assert "at eight" in told
+        # For the next turn to know: it is no answer, and asks for none.
+        assert len(on.tape.sent_to_provider(caller.id, "response.create")) == 2
 
 
 async def test_a_slow_tool_has_something_said_and_is_answered_after_it(cell: Stack) -> None:

@@ -233,8 +233,7 @@ def ended(d: Draft, event: i.ToolEnded) -> None:
     if call.phase not in ("running", "cancelling", "ended"):
         return  # nobody was asked to run it
     if call.phase == "ended":
-        if event.status == "ok":
-            d.publish(ToolCallLateResult(call_id=call.call_id, name=call.name, result=event.result))
+        _ended_late(d, call, event)
         return
     _end(
         d,
@@ -246,6 +245,30 @@ def ended(d: Draft, event: i.ToolEnded) -> None:
         cancel_seen_us=event.cancel_seen_us,
     )
     _settle(d, call.response_id)
+
+
+def _ended_late(d: Draft, call: Call, event: i.ToolEnded) -> None:
+    """Another word on a call that has ended: a repetition, or how it ended after all."""
+    if event.status == call.status or call.late_status is not None:
+        return  # outcomes are repeated until the pool hears that they were heard
+    is_told = call.effects == "once"
+    if event.status != "ok" and not is_told:
+        return
+    d.s.calls = with_(d.s.calls, call.call_id, replace(call, late_status=event.status))
+    if event.status == "ok":
+        d.publish(ToolCallLateResult(call_id=call.call_id, name=call.name, result=event.result))
+        output = _ok_text(event.result)
+    else:
+        output = _failure_text(call, event.status, event.failure or _WORDLESS)
+    if is_told:
+        # It was told to check what the tool has done; from its next turn on it need not.
+        args = msgspec.json.encode(call.args).decode()
+        d.tell(
+            f"The tool {call.name}, asked for with {args}, counted as {call.status}. How it ended "
+            f"was heard too late for that ({event.status}): {output} What the user said since "
+            "then is newer; mention this only if it helps.",
+            ref=call.call_id,
+        )
 
 
 def client_ended(d: Draft, call_id: str, result: Any, error: str | None) -> bool:

@@ -127,6 +127,8 @@ class Call(Part, frozen=True, kw_only=True):
     ended_us: int = 0
     told: Literal["no", "output", "deleted", "placeholder"] = "no"
     """What became of it in the provider's conversation."""
+    late_status: Status | None = None
+    """How it ended after all, where that was heard too late to be its outcome."""
 
 
 class Batch(Part, frozen=True, kw_only=True):

@@ -264,6 +264,43 @@ def test_the_first_outcome_stands_and_a_late_result_is_an_event() -> None:
     assert of(late, fx.ForgetOutcome) == [fx.ForgetOutcome("c0"), fx.ForgetOutcome("c0")]
 
 
+def test_an_outcome_that_is_repeated_is_no_late_result() -> None:
+    stage = calling("a", "b")
+    stage.play(tool_ok("c0", "paid"), tool_failed("c1", "unknown"))
+
+    again = stage.play(tool_ok("c0", "paid"), tool_failed("c1", "unknown"))
+    late = stage.play(tool_ok("c1", "at last"), tool_ok("c1", "at last"))
+
+    assert again == [fx.ForgetOutcome("c0"), fx.ForgetOutcome("c1")]
+    assert len(of(late, ToolCallLateResult)) == 1
+    assert len(of(late, fx.AddContext)) == 1
+
+
+@pytest.mark.parametrize(
+    ("ended", "word"),
+    [
+        (tool_ok("c0", "paid"), "(ok): paid"),
+        (tool_failed("c0", "error", "no such card"), "(error): {"),
+        (tool_failed("c0", "cancelled"), "(cancelled): {"),
+    ],
+)
+def test_of_a_tool_with_effects_the_next_turn_is_told_what_happened(
+    ended: i.ToolEnded, word: str
+) -> None:
+    stage = calling(
+        "pay", "look", stage=Stage(LONG, tools=[tool("pay"), tool("look", effects="none")])
+    )
+    stage.play(tool_failed("c0", "unknown"), tool_failed("c1", "lost"))
+
+    late = stage.play(ended, msgspec.structs.replace(ended, call_id="c1"))
+
+    (context,) = of(late, fx.AddContext)
+    assert "The tool pay, asked for with {}, counted as unknown." in context.text
+    assert word in context.text
+    assert of(late, fx.CreateResponse) == []
+    assert of(late, fx.AddOutput) == []
+
+
 def test_the_outcome_of_a_call_that_nobody_was_asked_to_run_is_only_forgotten() -> None:
     stage = Stage(tools=[tool("a")])
     stage.play(created(), *call("r1", "c1", "a"))
