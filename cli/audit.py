@@ -23,7 +23,8 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """Check each conversation of the journal: numbers without gaps, one outcome per call, one
-    output per call, nothing run twice. Works beside a running Voicebus, and on copies.
+    output or deleted item per call, nothing run twice. Works beside a running Voicebus, and on
+    copies.
 
     Exit code 0 when all of it holds, 1 with each fault on a line.
     """
@@ -55,7 +56,7 @@ def examine(archive: Archive, kept: Kept) -> dict[str, Any]:
     if len(events) != kept.seq:
         faults.append(f"its ledger counts {kept.seq} events, {len(events)} are there")
     if folded.is_whole and folded.failure is None:
-        faults += rules.tools(folded.submitted, folded.outputs)
+        faults += rules.tools(folded.submitted, folded.outputs, folded.deleted, folded.dangling)
     return {
         "session_id": kept.session_id,
         "is_over": kept.ended_us is not None,

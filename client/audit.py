@@ -116,11 +116,17 @@ def same_as_live(
     return faults
 
 
-def tools(asked: Mapping[str, int], told: Mapping[tuple[int, str], int]) -> list[str]:
-    """No call goes to the pool twice, and no output twice to one connection of the provider.
+def tools(
+    asked: Mapping[str, int],
+    told: Mapping[tuple[int, str], int],
+    deleted: Mapping[str, int],
+    dangling: Sequence[str],
+) -> list[str]:
+    """No call goes to the pool twice; each that ended has one output, or its item is deleted.
 
     `asked`: call id -> how often it was submitted. `told`: (connection, call id) -> how often its
-    output was sent.
+    output was sent. `deleted`: call id -> how often its item was deleted. `dangling`: those that
+    ended and have neither.
     """
     faults = [f"call {call} was submitted {n} times" for call, n in asked.items() if n > 1]
     faults += [
@@ -128,6 +134,11 @@ def tools(asked: Mapping[str, int], told: Mapping[tuple[int, str], int]) -> list
         for (generation, call), n in told.items()
         if n > 1
     ]
+    answered = {call for _, call in told}
+    faults += [
+        f"call {call} was answered, and its item deleted" for call in deleted if call in answered
+    ]
+    faults += [f"call {call} dangles: it ended, and has no output" for call in dangling]
     return faults
 
 

@@ -116,10 +116,12 @@ def test_what_was_published_must_be_what_is_kept() -> None:
 
 
 def test_a_call_goes_out_once_and_its_output_once_to_each_connection() -> None:
-    assert audit.tools({"c1": 1}, {(1, "c1"): 1, (2, "c1"): 1}) == []
-    assert audit.tools({"c1": 2}, {(1, "c1"): 2}) == [
+    assert audit.tools({"c1": 1}, {(1, "c1"): 1, (2, "c1"): 1}, {"c2": 1}, []) == []
+    assert audit.tools({"c1": 2}, {(1, "c1"): 2}, {"c1": 1}, ["c3"]) == [
         "call c1 was submitted 2 times",
         "the output of call c1 was sent 2 times on connection 1",
+        "call c1 was answered, and its item deleted",
+        "call c3 dangles: it ended, and has no output",
     ]
 
 
