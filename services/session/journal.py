@@ -5,6 +5,7 @@ What was committed here happened; what was not will be told again by those who s
 
 import contextlib
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,18 +115,24 @@ class Journal:
         """Raises JournalUnusable. A file of an older version is brought up to this one."""
         self.path = path
         self._steps = steps
-        try:
+        with self._told():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._writer = _connect(path)
             self._check_version()
             self._reader = _connect(path)
             self._janitor = _connect(path)
-        except (OSError, ValueError, sqlite3.Error) as error:
+        path.chmod(0o600)
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What is wrong with the file becomes a JournalUnusable."""
+        try:
+            yield
+        except (OSError, ValueError, sqlite3.Error, msgspec.MsgspecError) as error:
             raise JournalUnusable(
-                f"the journal {path} cannot be used: {error}; free the disk, make the folder "
+                f"the journal {self.path} cannot be used: {error}; free the disk, make the folder "
                 "writable, or move a damaged file away (its conversations are then lost)"
             ) from None
-        path.chmod(0o600)
 
     def _check_version(self) -> None:
         """Nothing is written to a file that this version does not know."""
@@ -197,18 +204,25 @@ class Journal:
             )
 
     def strike(self, session_id: str) -> int:
-        """The process died while deciding this conversation: how often by now."""
+        """The process died while deciding this conversation: how often by now. Raises
+        JournalUnusable."""
         key = f"strikes:{session_id}"
-        self._writer.execute(
-            "insert into meta values (?, '1') "
-            "on conflict (key) do update set value = cast(value as integer) + 1",
-            (key,),
-        )
-        row = self._writer.execute("select value from meta where key = ?", (key,)).fetchone()
+        with self._told():
+            self._writer.execute(
+                "insert into meta values (?, '1') "
+                "on conflict (key) do update set value = cast(value as integer) + 1",
+                (key,),
+            )
+            row = self._writer.execute("select value from meta where key = ?", (key,)).fetchone()
         return int(row[0])
 
     def live(self) -> list[Stored]:
-        """All conversations that have not ended."""
+        """All conversations that have not ended. Raises JournalUnusable: a file may be damaged
+        in its middle, and half of them are none."""
+        with self._told():
+            return self._live()
+
+    def _live(self) -> list[Stored]:
         found = []
         rows = self._reader.execute(
             "select session_id, created_us, ledger from sessions where ended_us is null"

@@ -121,6 +121,10 @@ class Reception:
             self._desk.refuse(command, refused.error)
         except BadMessage as error:
             self._desk.refuse(command, Refused("bad_request", str(error)).error)
+        except sqlite3.Error as error:
+            self._runtime.log.error("journal.not_read", why=str(error))
+            why = f"the journal {self._house.journal.path} cannot be read: {error}"
+            self._desk.refuse(command, Refused("internal", why).error)
 
     def _perform(self, command: c.Command) -> None:
         data = typed(command)

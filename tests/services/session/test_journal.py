@@ -206,6 +206,23 @@ def test_a_file_that_is_no_database_is_named(path: Path) -> None:
         Journal(path)
 
 
+def test_a_file_that_is_damaged_in_its_middle_is_named_and_not_taken_for_half_of_it(
+    path: Path,
+) -> None:
+    journal = Journal(path)
+    for k in range(200):
+        journal.write([commit(session_id=f"s0-{k}", inputs=[(1, b"said " * 100)])])
+    journal.checkpoint(empty_log=True)
+    journal.close()
+    page = 4096
+    whole = path.read_bytes()
+    at = whole.index(b"s0-150") // page * page
+    path.write_bytes(whole[:at] + b"\xa5" * page + whole[at + page :])
+
+    with pytest.raises(JournalUnusable, match=r"session-0\.db cannot be used: .* malformed"):
+        Journal(path).live()
+
+
 def bytes_of(path: Path) -> bytes:
     """Everything that lies on the disk."""
     return b"".join(one.read_bytes() for one in sorted(path.parent.iterdir()))

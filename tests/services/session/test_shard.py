@@ -1,4 +1,7 @@
-"""The shard's end: what comes after it is left to the next process."""
+"""The shard's end, and a journal that fails it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from tests.end_to_end.support import Line
 from voicebus.bus import testing
@@ -10,7 +13,8 @@ from voicebus.services.session.core import inputs
 from voicebus.services.session.shard import Shard
 
 
-async def test_what_comes_after_the_last_snapshot_is_not_decided() -> None:
+@asynccontextmanager
+async def running() -> AsyncIterator[tuple[Shard, Line]]:
     with testing.run_folder() as run, Sockets() as sockets:
         (run / "data").mkdir()
         cell = CellSettings(run=str(run), data=str(run / "data"))
@@ -18,11 +22,29 @@ async def test_what_comes_after_the_last_snapshot_is_not_decided() -> None:
         with runtime.sockets:
             shard = Shard(runtime)
             shard.begin()
-            await Line(runtime.endpoints, sockets).ask("open", {"config": {}})
-            (conversation,) = shard.conversations.values()
-            await shard.stop()
-            before = conversation.state
+            yield shard, Line(runtime.endpoints, sockets)
 
-            shard.feed(conversation, inputs.TimePassed(now_us=shard.now_us() + 3_600_000_000))
 
-            assert conversation.state == before
+async def test_what_comes_after_the_last_snapshot_is_not_decided() -> None:
+    async with running() as (shard, line):
+        await line.ask("open", {"config": {}})
+        (conversation,) = shard.conversations.values()
+        await shard.stop()
+        before = conversation.state
+
+        shard.feed(conversation, inputs.TimePassed(now_us=shard.now_us() + 3_600_000_000))
+
+        assert conversation.state == before
+
+
+async def test_a_journal_that_cannot_be_read_refuses_who_asks_and_ends_nothing() -> None:
+    async with running() as (shard, line):
+        shard.journal._reader.close()
+
+        session_id = "s0-01m83sy634vxkaw98aw21c62v1"
+        code, message = await line.refused("replay", {"from": 1}, session_id=session_id)
+
+        assert code == "internal"
+        assert f"the journal {shard.journal.path} cannot be read" in message
+        assert (await line.ask("list"))["data"] == {"sessions": []}
+        await shard.stop()
