@@ -5,7 +5,7 @@ What was committed here happened; what was not will be told again by those who s
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,13 @@ STEPS: tuple[str, ...] = ()
 `_TABLES` holds what a new file begins with, the outcome of all of them."""
 SCHEMA_VERSION = 1 + len(STEPS)
 BUSY_MS = 5_000
+LEFTOVERS = "leftovers"
+"""In `meta`: conversations were deleted since the file was last written anew. Deleting overwrites,
+but SQLite moves rows between pages, and copies stay in the gaps that it leaves."""
+LOOK_EVERY = 1000
+"""Steps of SQLite's machine, a millisecond, between two looks whether to go on."""
+JANITOR_BUSY_MS = 100
+"""To empty the log means to keep the writer out until all readers are gone: not for long."""
 
 _TABLES = """
 create table if not exists meta (key text primary key, value text not null) without rowid;
@@ -121,6 +128,7 @@ class Journal:
             self._check_version()
             self._reader = _connect(path)
             self._janitor = _connect(path)
+            self._janitor.execute(f"pragma busy_timeout = {JANITOR_BUSY_MS}")
         path.chmod(0o600)
 
     @contextlib.contextmanager
@@ -275,7 +283,7 @@ class Journal:
     def prune(self, ended_before_us: int, replies_before_us: int) -> bool:
         """Forget conversations that ended before, and old replies. Runs in the writer's thread.
 
-        Whether there were such conversations.
+        Whether words of forgotten ones may be left, so that the file must be written anew.
         """
         old = self._writer.execute(
             "select session_id from sessions where ended_us < ?", (ended_before_us,)
@@ -283,17 +291,44 @@ class Journal:
         with _transaction(self._writer) as sql:
             for (session_id,) in old:
                 _delete(sql, session_id)
+            if old:
+                sql.execute("insert or replace into meta values (?, 'yes')", (LEFTOVERS,))
             sql.execute("delete from replies where at_us < ?", (replies_before_us,))
-        return bool(old)
+            left = sql.execute("select 1 from meta where key = ?", (LEFTOVERS,)).fetchone()
+        return left is not None
 
-    def checkpoint(self, *, empty_log: bool = False) -> None:
+    def rewrite(self, is_over: Callable[[], bool]) -> None:
+        """Write the file anew, which takes a second or more per 200 MB. Runs in the writer's
+        thread. Raises sqlite3.Error; where `is_over` has ended it, which it can do in the first
+        half, all is as before."""
+        self._writer.set_progress_handler(is_over, LOOK_EVERY)
+        try:
+            self._writer.execute("vacuum")
+        finally:
+            self._writer.set_progress_handler(None, 0)
+
+    def size_bytes(self) -> int:
+        """Of the file without its log. Raises OSError."""
+        return self.path.stat().st_size
+
+    def rewritten(self) -> None:
+        """The log is empty, too: nothing is left. Runs in the writer's thread."""
+        self._writer.execute("delete from meta where key = ?", (LEFTOVERS,))
+
+    def checkpoint(self, *, empty_log: bool = False) -> bool:
         """Move the write-ahead log into the file; on a connection of its own.
 
-        With `empty_log` nothing stays behind in the log, either: that waits for readers.
+        With `empty_log` nothing stays behind in the log, either; while somebody reads that cannot
+        be had. Whether it was done.
         """
-        mode = "truncate" if empty_log else "passive"
         with contextlib.suppress(sqlite3.Error):
-            self._janitor.execute(f"pragma wal_checkpoint({mode})")
+            self._janitor.execute("pragma wal_checkpoint(passive)")
+            if not empty_log:
+                return True
+            # This one keeps writers out, but has little left to do.
+            (is_busy, *_) = self._janitor.execute("pragma wal_checkpoint(truncate)").fetchone()
+            return not is_busy
+        return False
 
     def close(self) -> None:
         """Close all connections."""
@@ -305,8 +340,8 @@ def forget(path: Path, session_id: str) -> bool:
     """Leave nothing of a conversation in the file, its log or its unused pages; also while a
     session process writes to it. Whether it was there. Raises sqlite3.Error.
 
-    Deleting alone leaves words in the gaps of pages that were rearranged before: the file is
-    written anew, which takes about a second per 200 MB, and the session process waits for that.
+    The file is written anew (see LEFTOVERS), which takes about a second per 200 MB, and the session
+    process waits for that.
     """
     with contextlib.closing(_connect(path)) as sql:
         sql.execute("pragma temp_store = memory")

@@ -97,6 +97,7 @@ class Shard:
         self._role_incs: dict[tuple[str, int], str] = {}
         self._homes = Homes(len(self.links), self._number, time.monotonic())
         self._emptying: dict[int, asyncio.Task[None]] = {}
+        self._tidying: asyncio.Task[None] | None = None
         watched = [("dispatcher", 0), ("health", 0), *(("transport", n) for n in self.links)]
         sockets.subscriber(
             [endpoints.state(role, n) for role, n in watched], [b"system/"], self._role_spoke
@@ -155,10 +156,21 @@ class Shard:
             self.pool.follow()
             self._desk.forget_old(journaled=not self.journal_lost)
             self._writer.retry()
-            if ticks % 10 == 0:
-                retention_us = int(self._settings.retention_days * 86_400 * 1_000_000)
-                memory_us = int(self._settings.reply_memory_s * 1_000_000)
-                await self._writer.tidy(now_us - retention_us, now_us - memory_us)
+            if ticks % 10 == 0 and self._tidying is None:
+                # Not awaited: to write the file anew takes long, and our signs of life go on.
+                self._tidying = asyncio.get_running_loop().create_task(self._tidy(now_us))
+                self._tidying.add_done_callback(self._tidied)
+
+    async def _tidy(self, now_us: int) -> None:
+        await self._writer.tidy(
+            now_us - int(self._settings.retention_days * 86_400 * 1_000_000),
+            now_us - int(self._settings.reply_memory_s * 1_000_000),
+            is_quiet=all(one.ended_us is not None for one in self.conversations.values()),
+        )
+
+    def _tidied(self, task: asyncio.Task[None]) -> None:
+        self._tidying = None
+        self._fail_with(task)
 
     def _forget(self, conversation: Conversation) -> None:
         self.conversations.pop(conversation.session_id, None)
@@ -496,6 +508,9 @@ class Shard:
 
     def _emptied(self, transport: int, task: asyncio.Task[None]) -> None:
         del self._emptying[transport]
+        self._fail_with(task)
+
+    def _fail_with(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self._runtime.fail(error)
@@ -617,8 +632,9 @@ class Shard:
             if conversation.ended_us is None:
                 conversation.take_snapshot()
                 self._dirtied(conversation)
-        for task in tuple(self._emptying.values()):
-            task.cancel()
+        for task in (*self._emptying.values(), self._tidying):
+            if task is not None:
+                task.cancel()
         await self._writer.drain()
         # What came while it drained may have set timers anew.
         self._has_stopped = True

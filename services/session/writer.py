@@ -1,9 +1,11 @@
 """The write path: one batch at a time goes to the journal's thread; meanwhile the next collects."""
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 import structlog
 
@@ -17,6 +19,13 @@ SLOW_S = 1.0
 """A commit takes a millisecond; a disk that needs so long is about to be a trouble."""
 
 BACKLOG_BYTES = 256 * 1024 * 1024
+
+REWRITE_BYTES = 1024 * 1024 * 1024
+"""A larger file is not written anew while the process runs: the second half of it cannot be ended,
+and who opens a session then would wait for longer than anybody does."""
+REWRITE_AGAIN_S = 3600.0
+"""After a failure: the disk that has no room for a second copy will not have it soon."""
+T = TypeVar("T")
 
 
 def _size(commit: Commit) -> int:
@@ -48,6 +57,9 @@ class Writer:
         """What the journal could not take; written first when it can again."""
         self._backlog_bytes = 0
         self._pace = Pace()
+        self._is_ending = False
+        self._rewrite_at_s = 0.0
+        """Not before; the loop's time."""
         self.usable = True
 
     def wake(self) -> None:
@@ -73,7 +85,7 @@ class Writer:
         began_s = loop.time()
         late = loop.call_later(SLOW_S, self._is_late)
         try:
-            await loop.run_in_executor(self._thread, self._journal.write, owed)
+            await self._in_thread(self._journal.write, owed)
         except sqlite3.Error as error:
             if self.usable:
                 log.error("journal.lost", path=str(self._journal.path), why=str(error))
@@ -106,18 +118,42 @@ class Writer:
             log.error("journal.given_up", bytes=self._backlog_bytes)
             self._backlog = []
 
-    async def tidy(self, ended_before_us: int, replies_before_us: int) -> None:
-        """Retention and a checkpoint, between batches."""
-        loop = asyncio.get_running_loop()
-        pruned = False
+    async def tidy(self, ended_before_us: int, replies_before_us: int, *, is_quiet: bool) -> None:
+        """Retention and a checkpoint, between batches. In a quiet moment, which nobody's work ends
+        later, the file is written anew, if that is owed."""
+        owed = rewritten = False
         try:
-            pruned = await loop.run_in_executor(
-                self._thread, self._journal.prune, ended_before_us, replies_before_us
-            )
+            owed = await self._in_thread(self._journal.prune, ended_before_us, replies_before_us)
         except sqlite3.Error as error:
             log.warning("journal.not_pruned", why=str(error))
+        if owed and is_quiet and asyncio.get_running_loop().time() >= self._rewrite_at_s:
+            rewritten = await self._rewrite()
         # The log still holds what the file forgot.
-        await asyncio.to_thread(self._journal.checkpoint, empty_log=pruned)
+        is_empty = await asyncio.to_thread(self._journal.checkpoint, empty_log=owed)
+        if rewritten and is_empty:
+            with contextlib.suppress(sqlite3.Error):
+                await self._in_thread(self._journal.rewritten)
+
+    async def _rewrite(self) -> bool:
+        """Whether it was done. What waits to be written ends it."""
+        try:
+            size_bytes = self._journal.size_bytes()
+            if size_bytes > REWRITE_BYTES:
+                raise OSError(f"it has {size_bytes} bytes; see docs/operations.md")
+            await self._in_thread(
+                self._journal.rewrite, lambda: self._busy is not None or self._is_ending
+            )
+        except (OSError, sqlite3.Error) as error:
+            if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
+                log.warning("journal.not_rewritten", why=str(error))
+                self._rewrite_at_s = asyncio.get_running_loop().time() + REWRITE_AGAIN_S
+            return False
+        log.info("journal.rewritten")
+        return True
+
+    async def _in_thread(self, do: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, do, *arguments)
 
     def retry(self) -> None:
         """Try again what the journal could not take, also when nothing new has come."""
@@ -138,4 +174,5 @@ class Writer:
     async def drain(self) -> None:
         """Write what is left, and end the thread."""
         await self.idle()
+        self._is_ending = True
         self._thread.shutdown(wait=True)

@@ -95,3 +95,11 @@ async def test_expired_events_are_gone_and_a_follower_that_lacks_them_is_told(ce
         with pytest.raises(CommandRefused, match="not kept any more"):
             await watch.joined()
         watch.close()
+
+        async with asyncio.timeout(60):
+            while not any("journal.rewritten" in line for line in cell.log("session-0")):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        data = cell.run_dir / "data"
+        on_disk = b"".join(one.read_bytes() for one in data.iterdir() if one.is_file())
+        assert session.id.encode() not in on_disk
+        assert b"w77 " not in on_disk

@@ -103,3 +103,62 @@ async def test_on_a_full_disk_nothing_is_called_safe_and_nothing_is_lost_when_it
     sql.close()
     assert known == ["s0-a", "s0-b", "s0-c", "s0-d"]
     await desk.writer.drain()
+
+
+def forgotten(path: Path) -> int:
+    """How many rows of `meta` say that words may be left."""
+    sql = sqlite3.connect(path)
+    (count,) = sql.execute("select count(*) from meta where key = 'leftovers'").fetchone()
+    sql.close()
+    return int(count)
+
+
+async def test_after_retention_the_file_is_written_anew_in_the_first_quiet_moment(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "j.db"
+    desk = Desk(path)
+    ended = work("s0-a")
+    ended.commit.ended_us = 5
+    await desk.write(ended)
+
+    await desk.writer.tidy(6, 0, is_quiet=False)
+    assert forgotten(path) == 1
+    await desk.writer.tidy(6, 0, is_quiet=True)
+    assert forgotten(path) == 0
+    await desk.writer.drain()
+
+
+async def test_who_writes_ends_the_rewriting_of_the_file(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "j.db")
+    many = work("s0-a")
+    many.commit.events = [(k, b"x") for k in range(10_000)]
+    await desk.write(many)
+
+    rewriting = asyncio.create_task(desk.writer._rewrite())
+    await desk.write(work("s0-new"))
+
+    assert not await rewriting
+    assert desk.done[-1] == (["s0-new"], True)
+    assert await desk.writer._rewrite()
+    await desk.writer.drain()
+
+
+async def test_a_rewriting_that_failed_or_was_ended_stays_owed(tmp_path: Path) -> None:
+    path = tmp_path / "j.db"
+    desk = Desk(path)
+    ended = work("s0-a")
+    ended.commit.ended_us = 5
+    await desk.write(ended)
+    await desk.writer.tidy(6, 0, is_quiet=False)
+    desk.journal._writer.execute("pragma busy_timeout = 0")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("begin immediate")
+
+    assert not await desk.writer._rewrite()
+    other.execute("rollback")
+    await desk.writer.tidy(6, 0, is_quiet=True)
+
+    assert forgotten(path) == 1, "a failure is not repeated at once"
+    other.close()
+    await desk.writer.drain()
