@@ -8,7 +8,9 @@ under way, newer messages before older ones. `Followed` puts them in order again
     take         ready 1, 2         ready 3, then 4, 5, 6
     missing      -  -  3..4         -
 
-The caller fetches what `missing` names and hands it to `take` like everything else.
+The caller fetches what `missing` names and hands it to `take` like everything else. A publisher
+that could not write its journal, and died, is followed by one that uses its last numbers anew:
+`meet` and `hear` tell the two apart by their incarnations.
 """
 
 from collections.abc import Mapping
@@ -38,6 +40,8 @@ class Followed(Generic[T]):
     """The highest number known to exist, from messages, heads and welcomes."""
     held: Mapping[int, T] = field(default_factory=dict)
     """What came although something before it is missing."""
+    incs: frozenset[str] = frozenset()
+    """The publisher's incarnations that were heard so far."""
 
 
 class Taken(NamedTuple, Generic[T]):
@@ -60,8 +64,19 @@ def take(at: Followed[T], seq: int, message: T) -> Taken[T]:
     return Taken(replace(at, newest=newest, held={**at.held, seq: message}), [])
 
 
-def hear(at: Followed[T], head: int) -> Followed[T]:
-    """The publisher said how far its lane goes. An older word changes nothing."""
+def meet(at: Followed[T], inc: str) -> Followed[T]:
+    """A message of this incarnation was read: its heads can be late from now on."""
+    return at if not inc or inc in at.incs else replace(at, incs=at.incs | {inc})
+
+
+def hear(at: Followed[T], head: int, inc: str = "") -> Followed[T]:
+    """The publisher said how far its lane goes; 0 where it does not know the session. An older word
+    changes nothing, but the first of an incarnation that knows less than was handed on: what was
+    beyond is forgotten there, and what follows is new under numbers used before."""
+    is_new = bool(inc) and inc not in at.incs
+    at = meet(at, inc)
+    if is_new and 0 < head < at.last:
+        return Followed(last=head, newest=head, incs=at.incs)
     return at if head <= at.newest else replace(at, newest=head)
 
 
@@ -89,7 +104,7 @@ def _run(at: Followed[T], upto: int, newest: int, ready: list[T]) -> Taken[T]:
     while (upto + 1) in held:
         upto += 1
         ready.append(held.pop(upto))
-    return Taken(Followed(last=upto, newest=newest, held=held), ready)
+    return Taken(replace(at, last=upto, newest=newest, held=held), ready)
 
 
 def on_topic(last: int, seq: int, prev: int) -> Literal["next", "repeated", "gap"]:

@@ -57,8 +57,6 @@ class Feed:
         )
         self._healing: asyncio.Task[None] | None = None
         self._over = False
-        self._incs: set[str] = set()
-        """Every publisher that was heard so far."""
 
     def receive(self, raw: bytes) -> None:
         """A header frame of the event lane, live or replayed. Raises nothing."""
@@ -71,40 +69,27 @@ class Feed:
             log.warning("event.dropped", session_id=self.session_id, why=str(error))
             return
         self.inc = event.header.inc or self.inc
-        is_new = self.inc not in self._incs
-        self._incs.add(self.inc)
         match event.data:
             case events.Welcome():
-                head = event.data.heads.get(self.session_id, 0)
-                if is_new and head:
-                    self._roll_back(head)
-                self.hear(head)
+                self.hear(event.data.heads.get(self.session_id, 0), event.header.inc)
                 self.welcomed.set()
             case events.Head():
-                if is_new:
-                    self._roll_back(event.data.seq)
-                self.hear(event.data.seq)
+                self.hear(event.data.seq, event.header.inc)
             case _ if event.seq is not None:
                 self._take(event, event.seq)
             case _:
                 pass  # an unnumbered kind of a newer version
 
-    def hear(self, head: int) -> None:
-        """The publisher says how far the lane goes."""
-        if self._at is None:
-            self._at = gaps.Followed(head, head)
-        self._at = gaps.hear(self._at, head)
-        self._heal()
-
-    def _roll_back(self, head: int) -> None:
-        """A publisher that has just come knows less than was published: the last one could not
-        write its journal, and died. What it says from here on is new, under numbers that we have
-        heard before; without this nobody would hear of it."""
-        if self._at is not None and head < self._at.last:
+    def hear(self, head: int, inc: str = "") -> None:
+        """The publisher says how far the lane goes; `inc`: which one, where that is known."""
+        before = gaps.Followed(head, head) if self._at is None else self._at
+        self._at = gaps.hear(before, head, inc)
+        if self._at.last < before.last:
+            # What is new under these numbers would be taken for a repetition otherwise.
             log.warning(
-                "events.rolled_back", session_id=self.session_id, first=head + 1, last=self._at.last
+                "events.rolled_back", session_id=self.session_id, first=head + 1, last=before.last
             )
-            self._at = gaps.Followed(head, head)
+        self._heal()
 
     def close(self) -> None:
         """Stop fetching."""
@@ -115,7 +100,7 @@ class Feed:
     def _take(self, event: Event, seq: int) -> None:
         if self._at is None:
             self._at = gaps.Followed(seq - 1, seq - 1)
-        before = self._at
+        before = gaps.meet(self._at, event.header.inc)
         taken = gaps.take(before, seq, event)
         self._at = taken.now
         self.repeated += taken.now is before

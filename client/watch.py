@@ -173,7 +173,8 @@ class Watch:
 
     def _welcome(self, raw: bytes) -> None:
         try:
-            heads = decode_object(raw, what="welcome").get("data", {}).get("heads", {})
+            welcome = decode_object(raw, what="welcome")
+            inc, heads = str(welcome.get("inc", "")), welcome.get("data", {}).get("heads", {})
         except (BadMessage, AttributeError) as error:
             log.warning("welcome.dropped", why=str(error))
             return
@@ -183,7 +184,7 @@ class Watch:
             feed = self._feeds.get(session_id)
             if feed is None:
                 feed = self._follow(session_id, from_seq=None)
-            feed.hear(int(head))
+            feed.hear(int(head), inc)
         self._welcomes += 1
         if self._welcomes >= self._expected:
             self._welcomed.set()

@@ -8,6 +8,7 @@ class Lane {
     this.last = last; // everything up to here was handed on, in order
     this.newest = last; // the highest number known to exist
     this.held = new Map(); // what came although something before it is missing
+    this.incs = new Set(); // the publisher's incarnations heard so far
   }
 
   /** A multipart message. `ready`: the events to hand on now; `missing`: what to replay, or null. */
@@ -18,9 +19,11 @@ class Lane {
 
   /** An event, live or by replay. */
   take(event) {
-    const { kind, seq, data } = event;
-    if (kind === "head") return this.hear(data.seq);
-    if (kind === "welcome") return this.hear(data.heads[this.session] ?? 0);
+    const { kind, seq, data, inc } = event;
+    const isNew = !this.incs.has(inc);
+    this.incs.add(inc);
+    if (kind === "head") return this.hear(data.seq, isNew);
+    if (kind === "welcome") return this.hear(data.heads[this.session] ?? 0, isNew);
     if (!Number.isInteger(seq)) return this.said("ignored");
     if (seq <= this.last || this.held.has(seq)) return this.said("repeated");
     this.newest = Math.max(this.newest, seq);
@@ -40,7 +43,13 @@ class Lane {
     return this.said("gone", this.run());
   }
 
-  hear(head) {
+  /** A publisher that has just come and knows less than was handed on: its predecessor lost its
+   * journal, and what follows is new under numbers used before. */
+  hear(head, isNew) {
+    if (isNew && 0 < head && head < this.last) {
+      this.last = this.newest = head;
+      this.held.clear();
+    }
     this.newest = Math.max(this.newest, head);
     return this.said("head");
   }
@@ -57,12 +66,14 @@ class Lane {
   }
 
   said(verdict, ready = []) {
-    let missing = null;
-    if (this.newest > this.last) {
-      const before = this.held.size ? Math.min(...this.held.keys()) : this.newest + 1;
-      missing = [this.last + 1, before - 1];
-    }
-    return { verdict, ready, missing };
+    return { verdict, ready, missing: this.missing() };
+  }
+
+  /** The first stretch to replay, or null. */
+  missing() {
+    if (this.newest <= this.last) return null;
+    const before = this.held.size ? Math.min(...this.held.keys()) : this.newest + 1;
+    return [this.last + 1, before - 1];
   }
 }
 

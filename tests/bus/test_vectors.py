@@ -39,14 +39,14 @@ class Lane:
     def frames(self, frames: list[bytes]) -> Said:
         header = _header(frames, self._session_id)
         match header:
-            case {"kind": "head", "data": {"seq": int(seq)}}:
-                self._at = gaps.hear(self._at, seq)
+            case {"kind": "head", "inc": str(inc), "data": {"seq": int(seq)}}:
+                self._at = gaps.hear(self._at, seq, inc)
                 return self._said("head", [])
-            case {"kind": "welcome", "data": {"heads": dict(heads)}}:
-                self._at = gaps.hear(self._at, heads.get(self._session_id, 0))
+            case {"kind": "welcome", "inc": str(inc), "data": {"heads": dict(heads)}}:
+                self._at = gaps.hear(self._at, heads.get(self._session_id, 0), inc)
                 return self._said("head", [])
-            case {"seq": int(seq)}:
-                before = self._at
+            case {"seq": int(seq), "inc": str(inc)}:
+                before = gaps.meet(self._at, inc)
                 self._at, ready = gaps.take(before, seq, seq)
                 verdict = "next" if ready else "repeated" if self._at is before else "gap"
                 return self._said(verdict, ready)

@@ -33,14 +33,19 @@ def event(seq: int, verdict: str, ready: list[int], missing: list[int] | None, *
     return _expect(_message(kind, seq, **more), verdict, ready, missing)
 
 
-def head(seq: int, missing: list[int] | None, **data: Any) -> Step:
+FIRST, SECOND = "9f3a11c2", "0badcafe"
+"""Incarnations of a publisher."""
+
+
+def head(seq: int, missing: list[int] | None, inc: str = FIRST, **data: Any) -> Step:
     """The beacon of each second."""
-    return _expect(_message("head", None, data={"seq": seq, **data}), "head", [], missing)
+    frames = _message("head", None, inc=inc, data={"seq": seq, **data})
+    return _expect(frames, "head", [], missing)
 
 
-def welcome(heads: dict[str, int], missing: list[int] | None) -> Step:
+def welcome(heads: dict[str, int], missing: list[int] | None, inc: str = FIRST) -> Step:
     """The answer to a subscription, on the string subscribed."""
-    header = json.loads(bytes.fromhex(_message("welcome", None, data={"heads": heads})[1]))
+    header = json.loads(bytes.fromhex(_message("welcome", None, inc=inc, data={"heads": heads})[1]))
     topic = f"event/{SESSION}/"
     return _expect(_hex(topic, json.dumps(header)), "head", [], missing)
 
@@ -98,8 +103,50 @@ CASES = [
         "a restarted publisher repeats and goes on",
         event(1, "next", [1], None),
         event(2, "next", [2], None),
-        event(2, "repeated", [], None, inc="0badcafe"),
-        event(3, "next", [3], None, inc="0badcafe"),
+        event(2, "repeated", [], None, inc=SECOND),
+        event(3, "next", [3], None, inc=SECOND),
+    ),
+    case(
+        "a publisher whose journal was lost uses numbers anew",
+        welcome({SESSION: 1}, [1, 1]),
+        event(1, "next", [1], None),
+        event(2, "next", [2], None),
+        event(4, "gap", [], [3, 3]),
+        event(3, "next", [3, 4], None),
+        welcome({SESSION: 2}, None, inc=SECOND),
+        event(3, "next", [3], None, inc=SECOND),
+        event(5, "gap", [], [4, 4], inc=SECOND),
+        event(4, "next", [4, 5], None, inc=SECOND),
+    ),
+    case(
+        "the same, told by a head; what was kept behind a gap is forgotten, too",
+        event(1, "next", [1], None),
+        event(2, "next", [2], None),
+        event(4, "gap", [], [3, 3]),
+        head(1, None, inc=SECOND),
+        event(2, "next", [2], None, inc=SECOND),
+        head(3, [3, 3], inc=SECOND),
+    ),
+    case(
+        "a late head of a publisher heard before turns nothing back",
+        event(1, "next", [1], None),
+        event(2, "next", [2], None, inc=SECOND),
+        event(3, "next", [3], None, inc=SECOND),
+        head(1, None),
+        head(2, None, inc=SECOND),
+    ),
+    case(
+        "a publisher that does not know the session turns nothing back",
+        event(1, "next", [1], None),
+        event(2, "next", [2], None),
+        welcome({}, None, inc=SECOND),
+        event(2, "repeated", [], None, inc=SECOND),
+    ),
+    case(
+        "a follower that goes on beyond what is kept",
+        welcome({SESSION: 38}, None),
+        event(39, "next", [39], None),
+        last=40,
     ),
     case(
         "a lost tail is shown by the head",
