@@ -46,6 +46,7 @@ class FakeCell:
         self.inc = ""
         self._last_on_topic: dict[bytes, int] = {}
         self._sound_seq = 0
+        self._over: set[str] = set()
         self._replies: dict[str, Reply] = {}
         self._changed = asyncio.Event()
         self._sockets = Sockets(failed=self._fail)
@@ -127,6 +128,10 @@ class FakeCell:
     def repeat(self, session_id: str, seq: int) -> None:
         """An event once more, as after a restart."""
         self.send(topics.event(session_id, "repeated"), self.log[session_id][seq - 1])
+
+    def let_go(self, session_id: str) -> None:
+        """It ended long ago: no welcome tells of it any more, and replay still answers."""
+        self._over.add(session_id)
 
     def head(self, session_id: str) -> None:
         """The beacon of each second."""
@@ -257,7 +262,7 @@ class FakeCell:
         heads = {
             session_id: len(log)
             for session_id, log in self.log.items()
-            if topics.event(session_id, "").startswith(topic)
+            if session_id not in self._over and topics.event(session_id, "").startswith(topic)
         }
         self._unnumbered(topic, "", events.Welcome(heads=heads))
 

@@ -16,6 +16,7 @@ static void *events, *commands;
 static json_int_t last;   /* everything up to here was shown */
 static json_int_t newest; /* known to exist */
 static json_int_t lose;   /* to be dropped once, as a full queue would */
+static json_t *incs;      /* the publisher's incarnations heard so far: a set */
 static int again;         /* how many had to be asked for */
 static char request[64];  /* the id of the replay under way, or "" */
 static bool over;
@@ -56,10 +57,19 @@ static void exists(json_int_t seq) {
         newest = seq;
 }
 
+/* The publisher says how far it is. */
+static void hear(json_int_t head, bool is_new) {
+    /* It has just come: the one before lost its journal, and what follows is new under numbers
+     * used before. */
+    if (is_new && head > 0 && head < last)
+        last = newest = head;
+    exists(head);
+}
+
 /* Is something missing? Asked for page by page. */
-static void look(void) {
-    if (newest > last && !request[0] && !over) {
-        if (last)
+static void look(bool anyway) {
+    if ((anyway || newest > last) && !request[0] && !over) {
+        if (newest > last && last)
             printf("events %lld to %lld are missing: asking for them\n", (long long)last + 1,
                    (long long)newest);
         ask(false);
@@ -71,13 +81,16 @@ static void came(json_t *event, bool live) {
     const char *kind = json_string_value(json_object_get(event, "kind"));
     json_t *data = json_object_get(event, "data");
     json_t *number = json_object_get(event, "seq");
-    if (!kind)
+    const char *inc = json_string_value(json_object_get(event, "inc"));
+    if (!kind || !inc)
         return;
-    if (strcmp(kind, "welcome") == 0) { /* our subscription is active from here on */
+    bool is_new = !json_object_get(incs, inc), welcome = strcmp(kind, "welcome") == 0;
+    json_object_set_new(incs, inc, json_true());
+    if (welcome) { /* our subscription is active from here on */
         printf("following %s\n", session);
-        exists(json_integer_value(json_object_get(json_object_get(data, "heads"), session)));
+        hear(json_integer_value(json_object_get(json_object_get(data, "heads"), session)), is_new);
     } else if (strcmp(kind, "head") == 0) { /* each second: shows a lost tail */
-        exists(json_integer_value(json_object_get(data, "seq")));
+        hear(json_integer_value(json_object_get(data, "seq")), is_new);
     } else if (!json_is_integer(number)) {
         return;
     } else {
@@ -93,8 +106,9 @@ static void came(json_t *event, bool live) {
             show(kind, data);
         }
     }
+    /* A welcome tells of live sessions only: one that is over has its events all the same. */
     if (live)
-        look();
+        look(welcome);
 }
 
 /* The owner of the events has answered. */
@@ -105,10 +119,11 @@ static void answered(json_t *reply) {
     request[0] = 0;
     if (json_is_true(json_object_get(reply, "ok"))) {
         size_t index;
-        json_t *event;
-        json_array_foreach(json_object_get(json_object_get(reply, "data"), "events"), index, event)
+        json_t *event, *data = json_object_get(reply, "data");
+        json_array_foreach(json_object_get(data, "events"), index, event)
             came(event, false);
-        look();
+        hear(json_integer_value(json_object_get(data, "next")), false);
+        look(false);
         return;
     }
     json_t *error = json_object_get(reply, "error");
@@ -147,6 +162,7 @@ int main(int count, char **words) {
     int home = atoi(session + 1), zero = 0;
     char text[256];
     setvbuf(stdout, NULL, _IOLBF, 0);
+    incs = json_object();
 
     void *context = zmq_ctx_new();
     events = zmq_socket(context, ZMQ_SUB);
@@ -180,5 +196,6 @@ int main(int count, char **words) {
     zmq_close(events);
     zmq_close(commands);
     zmq_ctx_term(context);
+    json_decref(incs);
     return 0;
 }

@@ -70,31 +70,37 @@ class Events {
         this.lose = 0; // as a full queue would
         continue;
       }
-      if (frames[0].toString() === `event/${this.session}/`) this.welcome();
       this.said(this.lane.frames(frames));
+      if (frames[0].toString() === `event/${this.session}/`) {
+        this.welcome();
+        this.heal();
+      }
     }
   }
 
   said({ ready, missing }) {
     this.queue.push(...ready);
     if (ready.length) this.wake();
-    if (missing && !this.healing) this.heal();
+    if (missing) this.heal();
   }
 
+  /** Asks for what is missing, page by page. At least once, for a welcome tells of live sessions
+   * only: one that is over has its events all the same. */
   async heal() {
+    if (this.healing) return;
     this.healing = true;
     try {
-      let missing;
-      while ((missing = this.lane.said("head").missing)) {
-        const [from, to] = missing;
-        if (this.lane.last) this.tell(`events ${from} to ${to} are missing: asking for them`);
+      do {
+        const [from, to] = this.lane.missing() ?? [this.lane.last + 1, null];
+        if (to && this.lane.last) this.tell(`events ${from} to ${to} are missing: asking for them`);
         const page = await this.commands.ask("replay", this.session, { from, to, limit: 200 });
         for (const event of page.events) {
           const before = this.lane.last;
           this.said(this.lane.take(event));
           if (this.lane.last > before) this.askedAgain += 1;
         }
-      }
+        if (page.next) this.lane.hear(page.next, false);
+      } while (this.lane.missing());
     } catch (error) {
       this.failure = error;
       this.wake();

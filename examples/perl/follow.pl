@@ -29,6 +29,7 @@ $commands->connect("ipc://$run/session-$home.commands");
 
 my $last = 0;         # everything up to here was shown
 my $newest = 0;       # known to exist
+my %incs;             # the publisher's incarnations heard so far
 my $again = 0;        # how many had to be asked for
 my ($request, $asked_at, $requests, $over) = (undef, 0, 0, 0);
 
@@ -53,11 +54,12 @@ until ($over) {
 sub came {
     my ($event, $live) = @_;
     my $data = $event->{data};
+    my $is_new = !$incs{ $event->{inc} }++;
     if ($event->{kind} eq 'welcome') {      # our subscription is active from here on
         print "following $session\n";
-        $newest = max($newest, $data->{heads}{$session} // 0);
+        hear($data->{heads}{$session} // 0, $is_new);
     } elsif ($event->{kind} eq 'head') {    # each second: shows a lost tail
-        $newest = max($newest, $data->{seq});
+        hear($data->{seq}, $is_new);
     } elsif (!defined $event->{seq}) {
         return;
     } elsif ($live && $event->{seq} == $lose) {
@@ -72,13 +74,25 @@ sub came {
             show($event->{kind}, $data);
         }
     }
-    look() if $live;
+    # A welcome tells of live sessions only: one that is over has its events all the same.
+    look($event->{kind} eq 'welcome') if $live;
+}
+
+# The publisher says how far it is.
+sub hear {
+    my ($head, $is_new) = @_;
+    # It has just come: the one before lost its journal, and what follows is new under numbers
+    # used before.
+    $last = $newest = $head if $is_new && 0 < $head && $head < $last;
+    $newest = max($newest, $head);
 }
 
 # Is something missing? Asked for page by page.
 sub look {
-    if ($newest > $last && !defined $request && !$over) {
-        printf "events %d to %d are missing: asking for them\n", $last + 1, $newest if $last;
+    my ($anyway) = @_;
+    if (($anyway || $newest > $last) && !defined $request && !$over) {
+        printf "events %d to %d are missing: asking for them\n", $last + 1, $newest
+            if $last && $newest > $last;
         ask(new_id());
     }
 }
@@ -100,7 +114,8 @@ sub answered {
     undef $request;
     if ($reply->{ok}) {
         came($_, 0) for @{ $reply->{data}{events} };
-        look();
+        hear($reply->{data}{next} // 0, 0);
+        look(0);
     } elsif ($reply->{error}{retry}) {
         ask(new_id());
     } else {

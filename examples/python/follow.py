@@ -18,11 +18,14 @@ class Follower:
         self.lose = lose  # as a full queue would
         self.last = 0  # everything up to here was shown
         self.newest = 0  # known to exist
+        self.incs: set[str] = set()  # of the publisher, heard so far
         self.asked_again = 0
         self.request: str | None = None  # the id of the replay under way
         self.over = False
         context = zmq.Context()
         home = session.split("-")[0].removeprefix("s")
+        if not home.isdecimal():
+            sys.exit(f"{session} is no session id")
         self.events = context.socket(zmq.SUB)
         self.events.setsockopt(zmq.SNDHWM, 0)  # subscriptions are messages, too
         self.events.setsockopt(zmq.LINGER, 0)
@@ -49,12 +52,14 @@ class Follower:
 
     def came(self, event: dict, *, live: bool) -> None:
         """An event, live or again."""
-        data = event["data"]
+        data, inc = event["data"], event["inc"]
+        is_new = inc not in self.incs
+        self.incs.add(inc)
         if event["kind"] == "welcome":  # our subscription is active from here on
             print("following", self.session, flush=True)
-            self.newest = max(self.newest, data["heads"].get(self.session, 0))
+            self.hear(data["heads"].get(self.session, 0), is_new)
         elif event["kind"] == "head":  # each second: shows a lost tail
-            self.newest = max(self.newest, data["seq"])
+            self.hear(data["seq"], is_new)
         elif event.get("seq") is None:
             return
         elif live and event["seq"] == self.lose:
@@ -68,12 +73,21 @@ class Follower:
                 self.asked_again += not live
                 self.show(event["kind"], data)
         if live:
-            self.look()
+            # A welcome tells of live sessions only: one that is over has its events all the same.
+            self.look(anyway=event["kind"] == "welcome")
 
-    def look(self) -> None:
+    def hear(self, head: int, is_new: bool) -> None:
+        """The publisher says how far it is."""
+        if is_new and 0 < head < self.last:
+            # It has just come: the one before lost its journal, and what follows is new under
+            # numbers used before.
+            self.last = self.newest = head
+        self.newest = max(self.newest, head)
+
+    def look(self, *, anyway: bool = False) -> None:
         """Is something missing? Asked for page by page."""
-        if self.newest > self.last and not self.request and not self.over:
-            if self.last:
+        if (anyway or self.newest > self.last) and not self.request and not self.over:
+            if self.newest > self.last > 0:
                 print(f"events {self.last + 1} to {self.newest} are missing: asking for them")
             self.ask(str(uuid.uuid4()))
 
@@ -92,6 +106,7 @@ class Follower:
         if reply["ok"]:
             for event in reply["data"]["events"]:
                 self.came(event, live=False)
+            self.hear(reply["data"]["next"] or 0, is_new=False)
             self.look()
         elif reply["error"]["retry"]:
             self.ask(str(uuid.uuid4()))

@@ -12,16 +12,19 @@ class Follower
     @lose = lose          # as a full queue would
     @last = 0             # everything up to here was shown
     @newest = 0           # known to exist
+    @incs = []            # the publisher's incarnations heard so far
     @again = 0            # how many had to be asked for
     @request = nil        # the id of the replay under way
     @over = false
     home = session[/\As(\d+)-/, 1] or abort "#{session} is no session id"
-    context = ZMQ::Context.new
-    @events = context.socket(ZMQ::SUB)
+    @context = ZMQ::Context.new
+    @events = @context.socket(ZMQ::SUB)
+    @events.setsockopt(ZMQ::LINGER, 0)
     @events.setsockopt(ZMQ::SNDHWM, 0)                      # subscriptions are messages, too
     @events.setsockopt(ZMQ::SUBSCRIBE, "event/#{session}/") # before connecting
     @events.connect("ipc://#{run}/session-#{home}.events")
-    @commands = context.socket(ZMQ::DEALER)
+    @commands = @context.socket(ZMQ::DEALER)
+    @commands.setsockopt(ZMQ::LINGER, 0)
     @commands.setsockopt(ZMQ::LINGER, 0)
     @commands.connect("ipc://#{run}/session-#{home}.commands")
   end
@@ -44,6 +47,10 @@ class Follower
       end
       ask(@request) if poller.readables.empty? && @request  # again, with the same id
     end
+  ensure
+    # Else the collector ends them in any order, and a context waits for its sockets.
+    [@events, @commands].each(&:close)
+    @context.terminate
   end
 
   private
@@ -51,12 +58,14 @@ class Follower
   # An event, live or again.
   def came(event, live)
     data = event["data"]
+    is_new = !@incs.include?(event["inc"])
+    @incs << event["inc"] if is_new
     case event["kind"]
     when "welcome"        # our subscription is active from here on
       puts "following #{@session}"
-      @newest = [@newest, data["heads"].fetch(@session, 0)].max
+      hear(data["heads"].fetch(@session, 0), is_new)
     when "head"           # each second: shows a lost tail
-      @newest = [@newest, data["seq"]].max
+      hear(data["seq"], is_new)
     else
       return if event["seq"].nil?
       if live && event["seq"] == @lose
@@ -70,13 +79,23 @@ class Follower
         show(event["kind"], data)
       end
     end
-    look if live
+    # A welcome tells of live sessions only: one that is over has its events all the same.
+    look(event["kind"] == "welcome") if live
+  end
+
+  # The publisher says how far it is.
+  def hear(head, is_new)
+    # It has just come: the one before lost its journal, and what follows is new under numbers
+    # used before.
+    @last = @newest = head if is_new && head.positive? && head < @last
+    @newest = [@newest, head].max
   end
 
   # Is something missing? Asked for page by page.
-  def look
-    return unless @newest > @last && @request.nil? && !@over
-    puts "events #{@last + 1} to #{@newest} are missing: asking for them" if @last.positive?
+  def look(anyway = false)
+    missing = @newest > @last
+    return unless (anyway || missing) && @request.nil? && !@over
+    puts "events #{@last + 1} to #{@newest} are missing: asking for them" if missing && @last.positive?
     ask(SecureRandom.uuid)
   end
 
@@ -95,6 +114,7 @@ class Follower
     @request = nil
     if reply["ok"]
       reply["data"]["events"].each { |event| came(event, false) }
+      hear(reply["data"]["next"] || 0, false)
       look
     elsif reply["error"]["retry"]
       ask(SecureRandom.uuid)

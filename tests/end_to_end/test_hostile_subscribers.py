@@ -21,6 +21,8 @@ SAMPLES = Path(__file__).parent / "samples"
 FOLLOW = Path(__file__).parents[2] / "examples" / "python" / "follow.py"
 FLOOD = 10_000
 """Events: more than a publisher (5000) and a subscriber (1000) keep for each other."""
+JOINING = 10
+"""More than there can be before a follower's subscription is active; it asks for those, too."""
 TONE_MS = 1500
 TOPICS = 10_000
 """Of samples/greedy.py."""
@@ -201,7 +203,8 @@ async def test_a_slow_subscriber_disturbs_nobody_and_recovers(
         await session.close()
         told = (await slow.line("complete:")).split()
         assert int(told[1]) > FLOOD
-        assert int(told[3]) > 0, "nothing was lost: the flood was too small to show anything"
+        lost = int(told[3]) - JOINING
+        assert lost > 0, "nothing was lost: the flood was too small to show anything"
 
 
 async def test_a_subscriber_of_ten_thousand_topics_disturbs_nobody(

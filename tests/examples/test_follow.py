@@ -1,17 +1,21 @@
 """Every language follows a call, finds what it lost, and says when nothing is missing."""
 
+import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from queue import Queue
 
 import pytest
 
+from voicebus.bus.messages.events import SessionClosed, UserTranscript
+from voicebus.bus.testing import run_folder
 from voicebus.cli.testing import Stack
 from voicebus.client import Event, RealtimeClient
 from voicebus.client.ring import Reader
+from voicebus.client.testing import FakeCell
 
 Need = Callable[[str], dict[str, str]]
 
@@ -109,6 +113,83 @@ async def test_it_shows_what_is_said_and_finds_what_it_lost(
             assert int(told[3]) > before
         finally:
             example.close()
+
+
+@pytest.fixture
+async def stand_in() -> AsyncIterator[FakeCell]:
+    with run_folder() as folder, FakeCell(folder) as cell:
+        yield cell
+
+
+@pytest.mark.parametrize("language", COMMANDS)
+async def test_a_session_that_is_long_over_is_shown_whole(
+    language: str, stand_in: FakeCell, need: Need
+) -> None:
+    """No welcome and no head tells of it; and it has more events than come in one page."""
+    environment = need(language)
+    session_id = stand_in.begin()
+    stand_in.publish(session_id, *(_said(f"word {n}") for n in range(249)))
+    stand_in.publish(session_id, SessionClosed(reason="client"))
+    stand_in.let_go(session_id)
+
+    example = Example([*COMMANDS[language], _folder(stand_in), session_id], environment)
+    try:
+        assert await asyncio.to_thread(example.end) == 0, example.errors()
+        assert [line for line in example.lines if line.startswith("caller: ")] == [
+            f"caller: word {n}" for n in range(249)
+        ]
+        assert example.lines[-1] == "complete: 250 events, 250 of them asked for again"
+    finally:
+        example.close()
+
+
+@pytest.mark.parametrize("language", COMMANDS)
+async def test_a_session_that_nobody_knows_ends_it_with_what_the_owner_says(
+    language: str, stand_in: FakeCell, need: Need
+) -> None:
+    environment = need(language)
+    unknown = f"s0-{'0' * 26}"
+
+    example = Example([*COMMANDS[language], _folder(stand_in), unknown], environment)
+    try:
+        assert await asyncio.to_thread(example.end) != 0
+        assert f"no session {unknown} here" in example.errors()
+    finally:
+        example.close()
+
+
+@pytest.mark.parametrize("language", COMMANDS)
+async def test_what_comes_under_numbers_used_before_is_shown_after_a_lost_journal(
+    language: str, stand_in: FakeCell, need: Need
+) -> None:
+    environment = need(language)
+    session_id = stand_in.begin()
+    stand_in.publish(session_id, *map(_said, ("one", "two", "three")))
+
+    example = Example([*COMMANDS[language], _folder(stand_in), session_id], environment)
+    try:
+        await asyncio.to_thread(example.until, "caller: three")
+        stand_in.kill()
+        del stand_in.log[session_id][1:]  # which could not be written
+        pages = stand_in.replayed
+        stand_in.start()
+        await stand_in.until(lambda: stand_in.replayed > pages)  # asked at its welcome
+        stand_in.publish(session_id, _said("another two"), SessionClosed(reason="client"))
+
+        assert await asyncio.to_thread(example.end) == 0, example.errors()
+        said = [line for line in example.lines if line.startswith("caller: ")]
+        assert said == ["caller: one", "caller: two", "caller: three", "caller: another two"]
+        assert example.lines[-1].startswith("complete: 3 events")
+    finally:
+        example.close()
+
+
+def _said(text: str) -> UserTranscript:
+    return UserTranscript(item_id="item_1", text=text)
+
+
+def _folder(cell: FakeCell) -> str:
+    return str(cell.endpoints.run_dir)
 
 
 async def _over(events: Reader[Event]) -> None:
