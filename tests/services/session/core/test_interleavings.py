@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from voicebus.bus.messages.commands import OnInterrupt, SessionConfig
+from voicebus.bus.messages.base import encode
+from voicebus.bus.messages.commands import OnInterrupt, ServerVad, SessionConfig
 from voicebus.bus.messages.events import (
     Error,
     Interrupted,
@@ -24,11 +25,15 @@ from voicebus.bus.messages.events import (
     ToolCallStarted,
 )
 from voicebus.bus.messages.work import Status
+from voicebus.services.session.conversation import Conversation
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import responses
 from voicebus.services.session.core.state import State
 from voicebus.services.session.core.step import step
+from voicebus.services.session.core.turn_taking import provider_interrupts, provider_responds
+from voicebus.services.session.journal import Commit, Stored
+from voicebus.services.session.providers.openai import OpenAI
 from voicebus.services.session.testing import (
     SAMPLES_PER_MS,
     Stage,
@@ -50,6 +55,12 @@ TOOLS = [
 NAMES = [*(one.name for one in TOOLS), "unknown_tool"]
 ARGUMENTS = ["{}", '{"a":1}', '{"a"', "[1]", ""]
 STATUSES: list[Status] = ["ok", "error", "cancelled", "timeout", "crashed", "unknown", "lost"]
+DETECTIONS: list[ServerVad | str] = [
+    "server_vad",
+    "none",
+    ServerVad(interrupt_response=False),
+    ServerVad(create_response=False),
+]
 
 
 class CheckedStage(Stage):
@@ -84,17 +95,25 @@ class Conversations(RuleBasedStateMachine):
 
     @initialize(
         policy=st.sampled_from(["drop", "submit", "submit-completed-only"]),
-        detection=st.sampled_from(["server_vad", "none"]),
+        detection=st.sampled_from(DETECTIONS),
         echoes=st.booleans(),
+        killed_at=st.integers(0, 300),
     )
-    def begin(self, policy: OnInterrupt, detection: str, echoes: bool) -> None:
+    def begin(
+        self, policy: OnInterrupt, detection: ServerVad | str, echoes: bool, killed_at: int
+    ) -> None:
         config = SessionConfig(
             on_interrupt=policy,
             turn_detection=detection,  # type: ignore[arg-type]
             lease_s=100_000,
         )
         self.stage = CheckedStage(config)
-        self.hears = detection == "server_vad"
+        self.policy = policy
+        self.hears = detection != "none"
+        self.interrupts = provider_interrupts(config)
+        self.answers = provider_responds(config)
+        self.killed_at = killed_at
+        """After so many inputs the process dies, and another one folds the journal."""
         self.echoes = echoes
         self.events: deque[i.AnyInput] = deque()
         self.requests: deque[fx.Ask] = deque()
@@ -103,6 +122,11 @@ class Conversations(RuleBasedStateMachine):
         self.commands: list[str] = []
         self.replies: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
+        self.completed: set[str] = set()
+        self.told: set[str] = set()
+        """Calls that have an output, or whose item was deleted."""
+        self.forbidden: set[str] = set()
+        """Calls that were interrupted and whose policy allows them no output."""
         self.started: set[str] = set()
         self.submitted: dict[str, str] = {}
         self.closed = False
@@ -175,6 +199,8 @@ class Conversations(RuleBasedStateMachine):
                 self.outcomes[call_id] += 1
                 assert self.outcomes[call_id] == 1, f"{call_id} ended twice"
                 assert call_id in self.started
+                if isinstance(data, ToolCallCompleted):
+                    self.completed.add(call_id)
             case SessionClosed():
                 self.closed = True
             case Error() | RateLimited():
@@ -183,8 +209,17 @@ class Conversations(RuleBasedStateMachine):
                 self.excuse()
                 assert len(set(responses)) == len(responses)
                 assert set(calls) <= self.started
+                self.forbid()
             case _:
                 pass
+
+    def forbid(self) -> None:
+        """An interruption reaches every call that nothing was told of."""
+        untold = self.started - self.told
+        if self.policy == "drop":
+            self.forbidden |= untold
+        elif self.policy == "submit-completed-only":
+            self.forbidden |= untold - self.completed
 
     def asked(self, ask: fx.Ask, at_us: int) -> None:
         self.requests.append(ask)
@@ -205,6 +240,15 @@ class Conversations(RuleBasedStateMachine):
             assert self.truncated[key] == 1, f"{key} was truncated twice"
             heard_samples = ask.request.heard_ms * SAMPLES_PER_MS
             assert heard_samples <= self.received[key], f"{key} was truncated beyond its end"
+        elif isinstance(ask.request, fx.AddCall):
+            # Told again to a new connection; before, it may have been told in words.
+            self.forbidden.discard(ask.request.call_id)
+        elif isinstance(ask.request, fx.AddOutput):
+            call_id, is_promise = ask.request.call_id, '"running"' in ask.request.output
+            assert is_promise or call_id not in self.forbidden, f"{self.policy} forbids {call_id}"
+            self.told.add(call_id)
+        elif isinstance(ask.request, fx.DeleteItem):
+            self.told.add(ask.request.item_id.removeprefix("item-"))
 
     # --- the provider -------------------------------------------------------------------------
 
@@ -417,7 +461,7 @@ class Conversations(RuleBasedStateMachine):
     def the_caller_begins(self, reports: bool) -> None:
         if reports:
             self.events.append(i.SpeechStarted(at_ms=1, item_id="u"))
-        for r in [r for r, apart in self.active.items() if not apart]:
+        for r in [r for r, apart in self.active.items() if not apart and self.interrupts]:
             self.finish(r, "cancelled", "turn_detected")
 
     @precondition(lambda self: self.is_live and self.hears)
@@ -426,7 +470,7 @@ class Conversations(RuleBasedStateMachine):
         u = self.id("u")
         self.events.append(i.SpeechStopped(at_ms=2, item_id=u))
         self.events.append(i.InputCommitted(item_id=u))
-        if False not in self.active.values():
+        if self.answers and False not in self.active.values():
             self.respond(None)
 
     @precondition(lambda self: self.is_live)
@@ -569,6 +613,45 @@ class Conversations(RuleBasedStateMachine):
             effects.extend(caused)
         assert effects == self.stage.all
         assert state == self.stage.state
+        self.a_killed_process_is_followed_by_another()
+
+    def a_killed_process_is_followed_by_another(self) -> None:
+        """Numbered without gaps, and nothing lost or told twice where one folds the journal."""
+        session_id, inputs = self.stage.state.session_id, self.stage.inputs
+        killed_at = min(self.killed_at, len(inputs))
+        first = Conversation(session_id, OpenAI(), "inc-1", ring=1, created_us=1)
+        for one in inputs[:killed_at]:
+            first.feed(one, one.now_us)
+        before = first.take_work().commit
+        second = Conversation(session_id, OpenAI(), "inc-2", ring=1, created_us=1)
+        second.recover(journal_of(before))
+        for one in inputs[killed_at:]:
+            second.feed(one, one.now_us)
+        after = second.take_work().commit
+
+        assert second.state == self.stage.state
+        headers = [msgspec.json.decode(header) for _, header in (*before.events, *after.events)]
+        assert [header["seq"] for header in headers] == list(range(1, len(headers) + 1))
+        published = [one.data for one in self.stage.all if isinstance(one, fx.Publish)]
+        told = [msgspec.json.decode(encode(data)) for data in published]
+        assert [header.get("data", {}) for header in headers] == told
+        frames = [n for n, _, _ in (*before.outbox, *after.outbox)]
+        assert frames == list(range(1, len(frames) + 1))
+
+
+def journal_of(commit: Commit) -> Stored:
+    """What a journal gives back after this one commit."""
+    number, inputs = 0, commit.inputs
+    if commit.snapshot is not None:
+        number = commit.snapshot[0]
+    return Stored(
+        commit.session_id,
+        1,
+        msgspec.json.decode(commit.ledger),
+        commit.snapshot,
+        [one for one in inputs if one[0] > number],
+        commit.outbox,
+    )
 
 
 Conversations.TestCase.settings = settings(
