@@ -149,9 +149,18 @@ def _checked_vad(value: Any) -> Any:
 
 
 def _check_tool_choice(value: Any) -> None:
-    named = isinstance(value, dict) and isinstance(value.get("name"), str)
-    if not named and (not isinstance(value, str) or value not in ("auto", "none", "required")):
-        raise BadMessage('config.tool_choice must be "auto", "none", "required" or {"name": …}')
+    if isinstance(value, dict):
+        kind, name, server = (value.get(key) for key in ("type", "name", "server_label"))
+        holds = kind in (None, "function") and isinstance(name, str) and server is None
+        # Tools of a server that the provider asks itself; without a name it may be any of them.
+        holds = holds or (kind == "mcp" and isinstance(server, str) and isinstance(name or "", str))
+    else:
+        holds = isinstance(value, str) and value in ("auto", "none", "required")
+    if not holds:
+        raise BadMessage(
+            'config.tool_choice must be "auto", "none", "required", {"name": …} '
+            'or {"type": "mcp", "server_label": …, "name": …}'
+        )
 
 
 def _check_limits(config: SessionConfig) -> None:
@@ -221,6 +230,17 @@ def resolve(
             raise BadMessage(f"config.tools names {spec.name!r} twice")
         specs.append(spec)
     return Tools(specs, client, missing)
+
+
+def own_tools(config: SessionConfig) -> list[ToolSpec]:
+    """The tools that a configuration holds whole, where there is no catalogue. Raises BadMessage
+    for names, which only a catalogue knows."""
+    found = resolve(config.tools, {})
+    if found.missing:
+        raise BadMessage(
+            f"config.tools names {', '.join(found.missing)}: give whole schemas, or the tools' own"
+        )
+    return found.specs
 
 
 def _clients_tool(schema: dict[str, Any]) -> ToolSpec:

@@ -283,7 +283,9 @@ def _refused(d: Draft, event: i.ProviderRefused) -> None:
     if asked is not None and asked.what == "add_output" and asked.ref is not None:
         calls.output_refused(d, asked.ref)
         return
-    if event.meaning == "benign" or (asked is not None and asked.what in HARMLESS):
+    # A code that is harmless for a cut that came too late is none for an item of a client's.
+    is_harmless = event.meaning == "benign" if asked is None else asked.what in HARMLESS
+    if is_harmless:
         return
     if link.refused(d, event):
         return

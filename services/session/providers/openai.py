@@ -12,6 +12,7 @@ import msgspec
 from voicebus.bus.messages.commands import SemanticVad, ServerVad, SessionConfig
 from voicebus.bus.messages.events import Usage
 from voicebus.bus.messages.work import ToolSpec
+from voicebus.services.session.configuration import check, own_tools
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.providers.base import Capabilities
@@ -307,7 +308,7 @@ def error(frame: Frame, now_us: int) -> i.ProviderRefused:
     meaning: Any = "other"
     if code == "conversation_already_has_active_response":
         meaning = "already_active"
-    elif code in BENIGN or (code == "invalid_value" and "already shorter" in message):
+    elif code in BENIGN:
         meaning = "benign"
     elif code in MODELS and _text(error, "param").startswith("session.audio"):
         meaning = "other"  # the model that writes down what is said, not the one that answers
@@ -321,18 +322,18 @@ def error(frame: Frame, now_us: int) -> i.ProviderRefused:
         message=message,
         event_id=_maybe(error, "event_id"),
         meaning=meaning,
-        about=_about(code, _text(error, "param"), message),
+        about=_about(code, _text(error, "param")),
         details={key: error[key] for key in ("type", "param") if error.get(key) is not None},
     )
 
 
-def _about(code: str, param: str, message: str) -> Literal["configuration", "response"] | None:
+def _about(code: str, param: str) -> Literal["configuration", "response"] | None:
     """What an error refuses that names none of our requests."""
-    if param.startswith("session") or code == "cannot_update_voice" or "session.update" in message:
+    if param.startswith("session") or code == "cannot_update_voice":
         return "configuration"
     if param.startswith("response") or code == "bad_response_create":
         return "response"
-    return "response" if "response.create" in message else None
+    return None
 
 
 _TRANSCRIPTION = "conversation.item.input_audio_transcription"
@@ -406,16 +407,22 @@ QUIET = frozenset(
 
 
 def build_session_update(
-    config: SessionConfig,
-    tools: Sequence[ToolSpec] = (),
+    config: SessionConfig | Mapping[str, Any],
+    tools: Sequence[ToolSpec] | None = None,
     only: Sequence[str] | None = None,
     *,
     transcription: Mapping[str, Any] = DEFAULT_TRANSCRIPTION,
 ) -> Frame:
     """The GA `session.update` frame for a configuration, or for just some of its fields.
 
-    `provider_extras` are merged deeply, so that a nested extra does not wipe its neighbours.
+    `provider_extras` are merged deeply, so that a nested extra does not wipe its neighbours. A
+    mapping is checked as `open` does: raises BadMessage with the nearest name for an unknown field.
+    Without `tools` they are the whole schemas that the configuration holds.
     """
+    if not isinstance(config, SessionConfig):
+        config = check(config).config
+    if tools is None:
+        tools = own_tools(config)
     wanted = _Wanted(None if only is None else frozenset(only))
     session: Frame = {"type": config.session_type}
     given: Frame = {}
@@ -522,6 +529,8 @@ def _tool(spec: ToolSpec) -> Frame:
 
 def _tool_choice(choice: str | dict[str, Any]) -> str | Frame:
     if isinstance(choice, str):
+        return choice
+    if choice.get("type") == "mcp":
         return choice
     return {"type": "function", "name": choice.get("name")}
 

@@ -86,6 +86,8 @@ def _read_by_its_words(found: i.AnyInput) -> i.AnyInput:
                 return replace(found, meaning="already_active")
             if "no active response" in words or "cancellation failed" in words:
                 return replace(found, meaning="benign")
-            return found
+            if "session.update" in words:
+                return replace(found, about="configuration")
+            return replace(found, about="response") if "response.create" in words else found
         case _:
             return found

@@ -226,7 +226,7 @@ def test_budgets_and_losses_are_told() -> None:
     ]
 
 
-@pytest.mark.parametrize("meaning", ["other", "expired"])
+@pytest.mark.parametrize("meaning", ["other", "expired", "benign"])
 def test_an_error_is_told_with_the_command_that_caused_it(meaning: str) -> None:
     stage = Stage()
     stage.command("add_item", item={"type": "message", "role": "user"})

@@ -72,6 +72,7 @@ def test_it_runs_tools_of_its_own() -> None:
     ("message", "meaning"),
     [
         ("Conversation already has an active response", "already_active"),
+        ("There is an active response: wait with your response.create", "already_active"),
         ("Cancellation failed: there is nothing to stop", "benign"),
         ("There is no active response", "benign"),
         ("Something else", "other"),
@@ -82,6 +83,21 @@ def test_errors_are_told_apart_by_their_words(message: str, meaning: str) -> Non
 
     assert isinstance(found, i.ProviderRefused)
     assert found.meaning == meaning
+
+
+@pytest.mark.parametrize(
+    ("message", "about"),
+    [
+        ("Invalid response.create", "response"),
+        ("Invalid session.update", "configuration"),
+        ("Invalid request", None),
+    ],
+)
+def test_errors_tell_by_their_words_what_they_refuse(message: str, about: str | None) -> None:
+    (found,) = read(type="error", error={"message": message})
+
+    assert isinstance(found, i.ProviderRefused)
+    assert found.about == about
 
 
 def test_its_conversation_is_its_introduction() -> None:
