@@ -21,6 +21,10 @@ def _defs(files: dict[str, Any], file: str, name: str) -> Any:
     return files[file]["$defs"][name]
 
 
+def _channel(files: dict[str, Any], name: str) -> Any:
+    return files["asyncapi.json"]["channels"][name]
+
+
 BREAKING: dict[str, tuple[Change, str]] = {
     "a field is removed": (
         lambda f: _defs(f, "events.json", "UserTranscript")["properties"].pop("text"),
@@ -68,6 +72,37 @@ BREAKING: dict[str, tuple[Change, str]] = {
         lambda f: f.pop("cancel.json"),
         "cancel.json: the whole file is gone",
     ),
+    "the values of an object change": (
+        lambda f: _defs(f, "events.json", "Welcome")["properties"]["heads"].update(
+            additionalProperties={"type": "string"}
+        ),
+        "events.json: Welcome.heads can no longer be object of integer",
+    ),
+    "a reply holds something else": (
+        lambda f: f["replies.json"]["x-data"].update(attach="#/$defs/Replayed"),
+        "replies.json: the reply to attach no longer holds Opened",
+    ),
+    "a topic is renamed": (
+        lambda f: _channel(f, "event").update(address="events/{session_id}/{kind}"),
+        "asyncapi.json: address of event was 'event/{session_id}/{kind}' "
+        "and is 'events/{session_id}/{kind}'",
+    ),
+    "a socket has another name": (
+        lambda f: _channel(f, "commands")["x-zmq"].update(endpoint="session-<n>.rpc"),
+        "asyncapi.json: endpoint of commands was 'session-<n>.commands' and is 'session-<n>.rpc'",
+    ),
+    "a frame is added": (
+        lambda f: _channel(f, "replies")["x-zmq"]["frames"].insert(0, "topic"),
+        "asyncapi.json: frames of replies was ['reply'] and is ['topic', 'reply']",
+    ),
+    "a socket disappears": (
+        lambda f: f["asyncapi.json"]["channels"].pop("audio-in"),
+        "asyncapi.json: channel audio-in is gone",
+    ),
+    "a message travels elsewhere": (
+        lambda f: _channel(f, "audio-out")["messages"].pop("flush"),
+        "asyncapi.json: flush no longer travels on audio-out",
+    ),
 }
 
 
@@ -92,6 +127,8 @@ ADDITIVE: dict[str, Change] = {
         {"title": "new on event/<session_id>/new", "properties": {}, "required": []}
     ),
     "a description": lambda f: _defs(f, "events.json", "Head").update(description="Other words."),
+    "a socket": lambda f: f["asyncapi.json"]["channels"].update(weather={"address": None}),
+    "a message on a socket": lambda f: _channel(f, "audio-out")["messages"].update(welcome={}),
     "a file": lambda f: f.update({"weather.json": {"$defs": {}}}),
 }
 
