@@ -39,7 +39,8 @@ def main() -> int:
     scale = QUICK if options.quick else Scale()
     if options.sessions:
         few = tuple(n for n in scale.sessions if n < options.sessions)
-        scale = Scale(**{**vars(scale), "sessions": (*few, options.sessions)})
+        most = options.sessions
+        scale = Scale(**{**vars(scale), "sessions": (*few, most), "most": most})
     if options.repeats:
         scale = Scale(**{**vars(scale), "repeats": options.repeats})
     if options.calls:
@@ -64,6 +65,10 @@ def main() -> int:
             print("\n" + report.text(table), flush=True)
     figures = {name: value for one in results.values() for name, value in one.figures.items()}
     table = goals.table(figures)
+    near = goals.near(figures)
+    if near.rows:
+        results["near"] = Result([near])
+        print("\n" + report.text(near))
     if scale.repeats > 1:
         print("\n" + report.text(report.noise(figures)))
     print("\n" + report.text(table))

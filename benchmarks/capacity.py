@@ -1,6 +1,8 @@
 """Capacity: full-duplex sessions, what each costs in CPU and memory, and where it goes."""
 
+import os
 import time
+from collections.abc import Iterator
 
 from voicebus.benchmarks.figures import Ages, Result, Table, of_rows
 from voicebus.benchmarks.harness import Cost, Provider, Scale, cell, ours, pss_mb
@@ -8,6 +10,13 @@ from voicebus.cli.testing import Stack
 
 SERVICES = ("transport-0", "session-0")
 ROLES = ("transport-", "session-")
+LATE_MS = 20.0
+"""Sound that is older at p99 is late: so many sessions are too many."""
+MISSING = 0.01
+"""As is this share of frames that have not come."""
+GROWTH = 5 / 4
+LIMIT = "100000"
+"""Of sessions: the machine is to be the limit, not a setting."""
 
 
 def measure(
@@ -63,7 +72,7 @@ def run(scale: Scale) -> Result:
     )
     result = Result([table])
     sizes = sorted({max(1, n // 5 * 2) for n in scale.sessions[-1:]} | {*scale.sessions})
-    with Provider() as provider, cell(provider) as stack:
+    with Provider() as provider, cell(provider, session_max_sessions=LIMIT) as stack:
         for sessions in sizes:
             for run_number in range(scale.repeats):
                 out, heard, expected, cores, memory = measure(
@@ -90,4 +99,47 @@ def run(scale: Scale) -> Result:
                 result.note(f"capacity.{sessions}.core", per_session)
                 result.note(f"capacity.{sessions}.mb", memory)
                 result.note(f"capacity.{sessions}.lost", float(expected - out.frames))
+        result.tables.append(_most(result, provider, stack, scale))
     return result
+
+
+def more(first: int, most: int) -> Iterator[int]:
+    """The numbers of sessions to try, until one is too many."""
+    sessions = min(first, most)
+    yield sessions
+    while sessions < most:
+        sessions = min(most, max(sessions + 1, round(sessions * GROWTH)))
+        yield sessions
+
+
+def _most(result: Result, provider: Provider, stack: Stack, scale: Scale) -> Table:
+    """How many sessions this machine holds, with everything else that runs on it."""
+    cores_of_machine = os.cpu_count() or 1
+    table = Table(
+        f"Capacity: sessions per core with p99 up to {LATE_MS:g} ms",
+        (
+            *("sessions", "frames", "of", "out p99 ms", "in p99 ms", "held"),
+            *("services core", "generator", "client"),
+            *("per core of the machine", "per core of the services"),
+        ),
+        note=f"A quarter more each time, until sound is older than {LATE_MS:g} ms at p99 or more "
+        f"than {100 * MISSING:g} % of the frames are missing. Generator and client run on the same "
+        "machine and take their share of it; the last column counts only what transport and "
+        "session used.",
+    )
+    held = 0
+    for sessions in more(scale.sessions[-1], scale.most):
+        out, heard, expected, cores, _ = measure(provider, stack, sessions, scale.seconds)
+        used = sum(cores[name] for name in SERVICES)
+        is_held = max(out.p99, heard.p99) <= LATE_MS and out.frames >= (1 - MISSING) * expected
+        table.add(
+            *(sessions, out.frames, expected, out.p99, heard.p99, "yes" if is_held else "no"),
+            *(used, cores["generator"], cores["client"], sessions / cores_of_machine),
+            sessions / used if used else float("nan"),
+        )
+        if not is_held:
+            break
+        held = sessions
+    result.note("capacity.held", float(held))
+    result.note("capacity.held.per_core", held / cores_of_machine)
+    return table

@@ -4,6 +4,7 @@ import base64
 import json
 import multiprocessing
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from voicebus.benchmarks.harness import Provider, Scale, bare
 from voicebus.benchmarks.shared import stamps
 
 WAKES = 300
+KILLS = 20
 _DELTA = {
     "type": "response.output_audio.delta",
     "event_id": "event_sound",
@@ -58,6 +60,26 @@ def two_wakes_ms() -> list[float]:
     return found
 
 
+def killed_ms() -> list[float]:
+    """A process that computes is killed and has ended for its parent: SIGKILL to its collection."""
+    found = []
+    for _ in range(KILLS):
+        child = multiprocessing.get_context("fork").Process(target=_spin)
+        child.start()
+        time.sleep(0.01)
+        began = time.monotonic_ns()
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        found.append((time.monotonic_ns() - began) / 1e6)
+    return found
+
+
+def _spin() -> None:
+    while True:
+        pass
+
+
 def each_us(what: Callable[[], object], seconds: float = 0.2) -> float:
     """How long one takes in a loop of its own, without the loop."""
     what()
@@ -80,7 +102,8 @@ def run(scale: Scale) -> Result:
     table = Table(
         "The floor: bare loops on this machine",
         ("what", "run", "p50", "p99", "unit"),
-        note="Two wake-ups: a byte to another process and back. The bare client: one WebSocket "
+        note="Two wake-ups: a byte to another process and back. Killed: from SIGKILL to a bare "
+        "process that computes until its parent has collected it. The bare client: one WebSocket "
         "from the provider to an application that does nothing else.",
     )
     result = Result([table, taken])
@@ -102,6 +125,9 @@ def run(scale: Scale) -> Result:
         table.add("two kernel wake-ups", run_number + 1, wakes.p50 * 1000, wakes.p99 * 1000, "us")
         result.note("floor.wakes.p50", wakes.p50)
         result.note("floor.wakes.p99", wakes.p99)
+        killed = ages(killed_ms())
+        table.add("killed", run_number + 1, killed.p50 * 1000, killed.p99 * 1000, "us")
+        result.note("floor.killed.p99", killed.p99)
         for name, loop in loops.items():
             took = each_us(loop)
             table.add(name, run_number + 1, took, "", "us")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from voicebus.benchmarks.figures import Result, Table, ages
-from voicebus.benchmarks.harness import Cost, Provider, Scale, cell, cpu_s, ours
+from voicebus.benchmarks.harness import Cost, Provider, Scale, bare, cell, cpu_s, ours
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.client import RealtimeClient
 from voicebus.services.session.conversation import Conversation
@@ -19,6 +19,8 @@ from voicebus.services.session.providers.openai import OpenAI
 TURNS_PER_MINUTE = 8
 SOUND_PER_TURN = 20
 WORDS_PER_TURN = 20
+EVERY_S = (0.005, 0.001)
+"""How often an event comes."""
 ONE_TOOL = '''
 def tool_{n}(place: str = "", days: int = 3, detailed: bool = False) -> str:
     """Look something up, number {n}.
@@ -149,20 +151,31 @@ def _events(result: Result, scale: Scale) -> Table:
             "transport us per delivery",
         ),
         note="Transcripts through one session at 200 to 1000 a second: provider frame, link, "
-        "decision, journal, publication, acknowledgement; CPU of all threads, ZeroMQ's included.",
+        "decision, journal, publication, acknowledgement; CPU of all threads, ZeroMQ's included. "
+        "bare: the bare client, which parses the frame, looks at its stamp and does nothing else.",
     )
+    with Provider() as provider:
+        app = bare(provider)
+        for run_number in range(scale.repeats):
+            for every_s in EVERY_S:
+                count = int(scale.seconds / every_s)
+                before_s = cpu_s(app.pid)
+                provider.do("words", every_s=every_s, count=count, line=0)
+                time.sleep(scale.seconds + 0.3)
+                each = (cpu_s(app.pid) - before_s) / count * 1e6
+                table.add("bare", run_number + 1, 1 / every_s, each, "")
+                result.note(f"growth.event.bare.{1 / every_s:g}", each)
+        app.stop()
     for subscribers in (1, 10) if scale.repeats > 1 else (1,):
         with Provider() as provider, cell(provider) as stack:
             apps = [ours(stack, style="light")]
             apps += [ours(stack, sessions=1, style="light") for _ in range(subscribers - 1)]
             for run_number in range(scale.repeats):
-                for every_s in (0.005, 0.001):
+                for every_s in EVERY_S:
                     count = int(scale.seconds / every_s)
                     pids = stack.pids()
                     time.sleep(1.0)  # the stretch before has to be worked off
-                    quiet = Cost({"session": pids["session-0"]})
-                    time.sleep(0.5)
-                    idle = quiet.cores()["session"]
+                    idle = min(_cores(pids["session-0"]) for _ in range(2))
                     before = {name: cpu_s(pids[name]) for name in ("session-0", "transport-0")}
                     began = time.monotonic()
                     provider.do("words", every_s=every_s, count=count, line=0)
@@ -177,6 +190,12 @@ def _events(result: Result, scale: Scale) -> Table:
             for app in apps:
                 app.stop()
     return table
+
+
+def _cores(pid: int) -> float:
+    quiet = Cost({"process": pid})
+    time.sleep(0.5)
+    return quiet.cores()["process"]
 
 
 def _tools(result: Result, scale: Scale) -> Table:

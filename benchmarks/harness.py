@@ -40,13 +40,17 @@ class Scale:
     rounds: int = 20
     """Of interrupts and the like."""
     sessions: tuple[int, ...] = (1, 20, 100)
+    most: int = 1000
+    """Where the search for the most sessions that this machine holds ends."""
     stalls: int = 2
     """Calls of a tool that are taken together: with one, p99 would be the second-oldest frame."""
     calls: int = 10_000
     """Of the run under random kills."""
     minutes: int = 60
     """Of the long conversation."""
-    kills: tuple[str, ...] = ("session-0", "transport-0", "dispatcher-0", "toolhost-0")
+    kills: tuple[str, ...] = tuple(
+        f"{role}-0" for role in ("session", "transport", "dispatcher", "toolhost", "health")
+    )
     """The processes that are killed, one at a time."""
 
 
@@ -55,6 +59,7 @@ QUICK = Scale(
     repeats=1,
     rounds=2,
     sessions=(1,),
+    most=2,
     stalls=1,
     calls=30,
     minutes=2,

@@ -16,6 +16,7 @@ from voicebus.benchmarks.harness import (
     bare,
     cell,
     ours,
+    pss_mb,
 )
 
 WORDS_EVERY_S = 0.1
@@ -79,12 +80,13 @@ def window(
 
 def measure(
     provider: Provider, start: Callable[[], App], seconds: float, *, loaded: bool
-) -> dict[str, Ages]:
-    """One window with a client of its own."""
+) -> tuple[dict[str, Ages], float, float]:
+    """One window with a client of its own: ages, its cores, its megabytes."""
     app = start()
     time.sleep(0.3)
-    seen = window(provider, seconds, loaded=loaded)
-    return seen.ages([app.stop()])
+    seen = window(provider, seconds, loaded=loaded, pids={"client": app.pid})
+    memory = pss_mb(app.pid)
+    return seen.ages([app.stop()]), seen.cores["client"], memory
 
 
 def run(scale: Scale) -> Result:
@@ -102,18 +104,21 @@ def run(scale: Scale) -> Result:
             style = "" if sessions <= 20 else "light"
             for loaded in (False, True):
                 for run_number in range(scale.repeats):
-                    floor = measure(
+                    floor, cores, memory = measure(
                         provider,
                         functools.partial(bare, provider, sessions=sessions, talk=True),
                         scale.seconds,
                         loaded=loaded,
                     )
-                    found = measure(
+                    found, _, _ = measure(
                         provider,
                         functools.partial(ours, stack, sessions=sessions, talk=True, style=style),
                         scale.seconds,
                         loaded=loaded,
                     )
+                    if not loaded:
+                        result.note(f"latency.{sessions}.bare.core", cores / sessions)
+                        result.note(f"latency.{sessions}.bare.mb", memory)
                     for what, ages in found.items():
                         low = floor[what]
                         table.add(

@@ -17,7 +17,8 @@ def bench(
         ),
     ] = None,
     sessions: Annotated[
-        int | None, typer.Option(metavar="N", help="The most sessions to try. Default: 100.")
+        int | None,
+        typer.Option(metavar="N", help="The most sessions to try. Default: until p99 > 20 ms."),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A second of each: to see whether they work.")

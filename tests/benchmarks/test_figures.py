@@ -3,7 +3,7 @@
 import base64
 import time
 
-from voicebus.benchmarks import figures, goals
+from voicebus.benchmarks import capacity, figures, goals
 from voicebus.benchmarks.shared import stamps
 
 
@@ -41,3 +41,48 @@ def test_what_was_not_measured_is_neither_reached_nor_missed() -> None:
     rows = goals.table({}).rows
 
     assert {row[-1] for row in rows} == {""}
+
+
+def test_a_floor_is_the_best_that_a_bare_program_did_in_the_same_run_or_what_nothing_is_below() -> (
+    None
+):
+    found = {
+        "tools.dead.p99": [20.0, 30.0],
+        "floor.killed.p99": [2.0, 1.0],
+        "chaos.lost": [0.0],
+        "chaos.twice": [0.0],
+        "growth.event.1.1000": [200.0],
+    }
+
+    floors = {row[0]: row[4] for row in goals.table(found).rows}
+
+    assert floors["stuck in C: dead after its grace, p99"] == 1.0
+    assert floors["calls under random kills: lost or doubled"] == 0.0
+    assert floors["an event through the session process, CPU"] == ""
+
+
+def test_how_near_the_floor_a_frame_of_sound_is() -> None:
+    found = {
+        "floor.wakes.p50": [0.010, 0.020],
+        "floor.WebSocket frame built": [1.0, 2.0],
+        "floor.JSON parsed": [4.0, 5.0],
+        "floor.base64 decoded": [5.0, 6.0],
+        "stall.bare.no tool.p50": [0.1, 0.2],
+        "stall.voicebus.no tool.p50": [0.4, 0.3],
+    }
+
+    assert goals.near(found).rows == [
+        ("the floor", 20.0, 1.0, 0.2),
+        ("the bare client", 100.0, 5.0, 1.0),
+        ("voicebus", 300.0, 15.0, 3.0),
+    ]
+
+
+def test_what_was_not_measured_is_not_near_anything() -> None:
+    assert goals.near({"floor.wakes.p50": [0.01]}).rows == []
+
+
+def test_more_and_more_sessions_are_tried_and_at_last_the_most() -> None:
+    assert list(capacity.more(100, 200)) == [100, 125, 156, 195, 200]
+    assert list(capacity.more(1, 3)) == [1, 2, 3]
+    assert list(capacity.more(20, 20)) == [20]
