@@ -5,12 +5,13 @@ library only, so that it costs the author's project nothing.
 """
 
 import logging
-import re
 import select
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, ParamSpec, TypeVar, overload
+
+from voicebus.services.tools.bounds import LONGEST_S, NAME
 
 Effects = Literal["none", "idempotent", "once"]
 OnInterrupt = Literal["cancel", "finish", "detach"]
@@ -20,9 +21,6 @@ R = TypeVar("R")
 
 MARK = "__voicebus_tool__"
 """The attribute in which `@tool` leaves its Options on the function."""
-
-NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-"""What providers accept as the name of a function."""
 
 POLL_EVERY_S = 0.002
 """How often at most a running tool looks for a cancel; the looks between cost about 0.1 us."""
@@ -64,10 +62,12 @@ class Options:
             raise ValueError(
                 f"@tool(name={self.name!r}): a tool's name is 1 to 64 letters, digits, _ or -"
             )
-        for field, low in (("timeout_s", 0.0), ("grace_s", 0.0), ("concurrency", 0)):
+        for field in ("timeout_s", "grace_s", "concurrency"):
             value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not value > low):
-                raise ValueError(f"@tool({field}={value!r}): expected a number above {low:g}")
+            if value is not None and (isinstance(value, bool) or not 0 < value <= LONGEST_S):
+                raise ValueError(
+                    f"@tool({field}={value!r}): expected a number above 0 and at most {LONGEST_S}"
+                )
         for field, known in (
             ("effects", ("none", "idempotent", "once")),
             ("on_interrupt", ("cancel", "finish", "detach")),

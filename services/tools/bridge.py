@@ -19,10 +19,9 @@ from mcp import Client, MCPError, StdioServerParameters, types
 from voicebus.bus.messages import events, work
 from voicebus.config.settings import ToolhostSettings
 from voicebus.services.runtime import CannotStart, Runtime, run
-from voicebus.services.tools import confine, settings
-from voicebus.services.tools.api import NAME
+from voicebus.services.tools import confine, offer, settings
 from voicebus.services.tools.membership import Membership
-from voicebus.services.tools.pool import Key, Lane
+from voicebus.services.tools.pool import Key, Lane, Log
 
 BEAT_S = 0.25
 CONNECT_S = 60.0
@@ -223,15 +222,22 @@ def spec_of(tool: types.Tool, server: settings.McpServer) -> work.ToolSpec:
     )
 
 
-async def _offered(client: Client, server: settings.McpServer) -> dict[str, work.ToolSpec]:
+async def _offered(
+    client: Client, server: settings.McpServer, log: Log
+) -> dict[str, work.ToolSpec]:
     found: dict[str, work.ToolSpec] = {}
     cursor: str | None = None
     while True:
         page = await client.list_tools(cursor=cursor)
         for tool in page.tools:
+            if server.tools and tool.name not in server.tools:
+                continue
             spec = spec_of(tool, server)
-            if NAME.fullmatch(spec.name) and (not server.tools or tool.name in server.tools):
+            why = offer.fault(spec)
+            if why is None:
                 found[tool.name] = spec
+            else:
+                log.warning("tool.left_out", why=why)
         cursor = page.next_cursor
         if cursor is None:
             return found
@@ -258,7 +264,7 @@ async def serve(runtime: Runtime[ToolhostSettings]) -> None:
         async with contextlib.AsyncExitStack() as open_ones:
             async with asyncio.timeout(CONNECT_S):
                 client = await open_ones.enter_async_context(Client(_where(server)))
-                specs = await _offered(client, server)
+                specs = await _offered(client, server, runtime.log)
             bridge = Bridge(client, specs, server, result_bytes=file.limits.result_kb * 1024)
             await _follow(runtime, bridge)
     except (OSError, TimeoutError, MCPError, ExceptionGroup) as error:

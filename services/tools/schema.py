@@ -15,9 +15,7 @@ import msgspec
 
 from voicebus.services.tools import docstrings
 from voicebus.services.tools.api import ToolContext
-
-DESCRIPTION_LIMIT = 1024
-"""Providers refuse a session whose tool descriptions are longer."""
+from voicebus.services.tools.bounds import DESCRIPTION_LIMIT
 
 
 class SchemaError(ValueError):

@@ -3,17 +3,23 @@
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from voicebus.config import loader
 from voicebus.config.settings import Settings
 from voicebus.services.tools import confine
+from voicebus.services.tools.bounds import LONGEST_S
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAMED = ("secrets", "mcp")
 """Sections whose entries have names of the user's."""
+
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=LONGEST_S)]
 
 
 class ToolModules(Settings, frozen=True, kw_only=True):
@@ -39,21 +45,21 @@ class SecretFile(Settings, frozen=True, kw_only=True):
 class ToolLimits(Settings, frozen=True, kw_only=True):
     """Section `limits`: for tools that do not say otherwise, and for runners."""
 
-    timeout_s: float = 20.0
-    grace_s: float = 0.3
-    files: int = 1024
+    timeout_s: Seconds = 20.0
+    grace_s: Seconds = 0.3
+    files: Natural = 1024
     """Open descriptors of a runner."""
-    processes: int = 512
+    processes: Natural = 512
     """Processes and threads that all tools together may start; 0 for no limit. Not for root."""
-    result_kb: int = 256
+    result_kb: Positive = 256
     """The longest result."""
-    stderr_kb: int = 4
+    stderr_kb: Positive = 4
     """How much of what a tool wrote last is kept for its failure."""
-    async_calls: int = 16
+    async_calls: Positive = 16
     """How many calls of `async def` tools share one process."""
-    recycle_calls: int = 1000
+    recycle_calls: Positive = 1000
     """A runner is replaced after so many calls,"""
-    recycle_mb: int = 200
+    recycle_mb: Positive = 200
     """or when it has grown by so much."""
 
 
@@ -70,8 +76,8 @@ class McpServer(Settings, frozen=True, kw_only=True):
     """Only these of its tools; all by default."""
     environment: list[str] = []
     """Variables that it gets besides the usual ones."""
-    timeout_s: float = 20.0
-    concurrency: int = 8
+    timeout_s: Seconds = 20.0
+    concurrency: Positive = 8
     """Calls that it gets at the same time."""
 
 

@@ -14,7 +14,8 @@ from types import ModuleType
 from typing import Any
 
 from voicebus.services.tools import schema
-from voicebus.services.tools.api import MARK, NAME, Options
+from voicebus.services.tools.api import MARK, Options
+from voicebus.services.tools.bounds import NAME
 
 _INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
 
@@ -282,6 +283,8 @@ def _llm_tool(target: Any, options: Options, where: str) -> Tool:
         raise schema.SchemaError(f"its name {name!r} is not 1 to 64 letters, digits, _ or -")
     takes = inspect.signature(made.run).parameters
     context = "ctx" if "ctx" in takes else None
+    if parameters.get("type") != "object":
+        raise schema.SchemaError('its parameters are no JSON Schema with "type": "object"')
     signature = schema.unchecked(text, parameters, context=context)
     return Tool(name, signature, options, made.run, _is_async(made.run), where)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from voicebus.bus.messages import base, work
-from voicebus.services.tools.api import NAME
+from voicebus.services.tools import offer
 from voicebus.services.tools.conformance.bench import SESSION, Bench, Broken
 
 START_S = 15.0
@@ -123,14 +123,8 @@ async def registration(subject: Subject) -> None:
     require(hello.capacity >= 1, f"capacity is {hello.capacity}; it must be 1 or more")
     require(hello.tools, "'hello' names no tools")
     for tool in hello.tools:
-        require(
-            NAME.fullmatch(tool.name),
-            f"the tool name {tool.name!r} is not 1 to 64 letters, digits, _ or -",
-        )
-        require(
-            tool.parameters.get("type") == "object",
-            f"the parameters of {tool.name} are not the JSON Schema of an object",
-        )
+        why = offer.fault(tool)
+        require(why is None, why or "")
     require(not hello.running and not hello.unacked, "a fresh worker runs and holds no calls")
     mark = bench.mark
     await bench.expect(

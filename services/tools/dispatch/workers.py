@@ -3,6 +3,7 @@
 from typing import assert_never
 
 from voicebus.bus.messages import work
+from voicebus.services.tools import offer
 from voicebus.services.tools.dispatch import breaker, choice, endings, expectation
 from voicebus.services.tools.dispatch.effects import (
     Effect,
@@ -124,7 +125,7 @@ def _hello(
         name=message.name,
         inc=message.inc,
         capacity=message.capacity,
-        tools={tool.name: tool for tool in message.tools},
+        tools=_usable(message, effects),
         heard_at=at,
         sent=message.received,
         free=message.free or 0,
@@ -145,6 +146,20 @@ def _hello(
             _loss(state, at, call, worker, effects)
     effects.append(Note("worker.joined", (("worker", worker.label), ("tools", len(worker.tools)))))
     publish_catalogue(state, effects)
+
+
+def _usable(message: work.WorkerHello, effects: list[Effect]) -> dict[str, work.ToolSpec]:
+    """Its tools, without those that no provider takes: a session that offers one is refused."""
+    found: dict[str, work.ToolSpec] = {}
+    for tool in message.tools:
+        why = offer.fault(tool)
+        if why is None:
+            found[tool.name] = tool
+        else:
+            effects.append(
+                Note("worker.tool_refused", (("worker", message.name[:100]), ("why", why)))
+            )
+    return found
 
 
 def _forget_predecessor(

@@ -22,6 +22,8 @@ def test_a_marked_function_stays_what_it_is() -> None:
         ({"name": "two words"}, "1 to 64 letters"),
         ({"timeout_s": 0}, "timeout_s=0"),
         ({"grace_s": -1}, "grace_s=-1"),
+        ({"timeout_s": float("inf")}, "timeout_s=inf): expected a number above 0 and at most"),
+        ({"grace_s": float("nan")}, "grace_s=nan"),
         ({"concurrency": True}, "concurrency=True"),
         ({"effects": "twice"}, "none, idempotent, once"),
         ({"on_interrupt": "ignore"}, "cancel, finish, detach"),

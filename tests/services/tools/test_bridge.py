@@ -65,6 +65,13 @@ async def test_the_tools_of_a_server_stand_beside_the_others(bridged: Cell) -> N
     assert own.result == "hello"
 
 
+async def test_a_tool_whose_name_no_provider_takes_is_left_out_and_said_so(bridged: Cell) -> None:
+    said = bridged.log_of("toolhost", "tool.left_out")
+
+    assert [one for one in bridged.catalogue if "files" in one] == []
+    assert "'files.read' is not 1 to 64 letters" in said
+
+
 async def test_what_goes_wrong_there_is_told_to_the_model(bridged: Cell) -> None:
     failed = await bridged.run("fail")
     wrong = await bridged.run("add", a="two")

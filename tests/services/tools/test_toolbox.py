@@ -165,6 +165,24 @@ def test_objects_of_mojentics_kind_work_as_they_are(write: Write) -> None:
         assert found.target(**found.signature.bind({"a": 1, "b": 2})) == 3
 
 
+def test_an_object_of_mojentics_kind_without_a_schema_of_an_object_is_refused(write: Write) -> None:
+    file = write(
+        "listed_tools.py",
+        """
+        class Adder:
+            descriptor = {"function": {"name": "add", "parameters": {"type": "array"}}}
+
+            def run(self):
+                return 1
+
+        adder = Adder()
+        """,
+    )
+
+    with pytest.raises(toolbox.ToolboxError, match='no JSON Schema with "type": "object"'):
+        toolbox.load([str(file)])
+
+
 def test_a_class_keeps_its_state_between_calls(write: Write) -> None:
     file = write(
         "stateful_tools.py",

@@ -9,6 +9,7 @@ from voicebus.bus.messages import work
 from voicebus.services.tools.dispatch import core
 from voicebus.services.tools.dispatch.effects import (
     Effect,
+    Note,
     RememberWorkers,
     TellSession,
     TellWorker,
@@ -867,6 +868,22 @@ def test_sessions_are_told_the_catalogue_when_they_follow_and_when_it_changes() 
         ["keyed", "pay", "read", "single"]
     ]
     assert same == []
+
+
+def test_a_tool_that_no_provider_takes_is_left_out_and_spoils_no_other() -> None:
+    pool = Pool()
+    pool.session(work.Follow(shard=0, inc="a"))
+
+    effects = pool.join("w1", tools=[spec("say it!"), spec("read", effects="none")])
+
+    assert [
+        [tool.name for tool in one.tools] for one in to_session(effects, work.ToolCatalogue)
+    ] == [["read"]]
+    (refused,) = [one for one in effects if isinstance(one, Note) and "refused" in one.what]
+    assert "'say it!' is not 1 to 64 letters" in str(dict(refused.fields)["why"])
+    assert [one.status for one in to_session(pool.submit("c1", "say it!"), work.Outcome)] == [
+        "unknown_tool"
+    ]
 
 
 def test_a_worker_that_is_restarting_keeps_its_tools_in_the_catalogue_for_a_while() -> None:

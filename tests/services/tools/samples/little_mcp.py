@@ -19,6 +19,12 @@ def add(a: int, b: int) -> str:
     return f"{a} and {b} are {a + b}"
 
 
+@server.tool(name="files.read")
+def read_file(path: str) -> str:
+    """Have a name that MCP allows and providers refuse."""
+    return path
+
+
 @server.tool()
 def table(rows: int) -> dict[str, int]:
     """Something with a structure."""
