@@ -97,6 +97,7 @@ PLANES: tuple[Plane, ...] = (
             "assistant_audio_delta": sound.AssistantAudioDelta,
             "end": sound.AudioEnd,
             "flush": sound.AudioFlush,
+            "welcome": sound.SoundWelcome,
         },
         why="sound comes from the process that has it and passes no other, so that a session "
         "process that restarts does not stop it",

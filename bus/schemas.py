@@ -36,6 +36,7 @@ def every() -> dict[str, dict[str, Any]]:
             sound.AudioFlush,
             sound.CallerAudio,
             sound.SoundIn,
+            sound.SoundWelcome,
         ),
         "link-down.json": _union("From a session process to its transport", link.ANY_DOWN),
         "link-up.json": _union("From a transport to a session process", link.ANY_UP),

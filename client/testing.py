@@ -17,7 +17,7 @@ from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages import events
 from voicebus.bus.messages.base import Message, encode, plain, wire_name
 from voicebus.bus.messages.commands import Command, CommandError, Opened, Replay, Reply
-from voicebus.bus.messages.sound import AssistantAudioDelta, AudioEnd, AudioFlush
+from voicebus.bus.messages.sound import AssistantAudioDelta, AudioEnd, AudioFlush, SoundWelcome
 from voicebus.bus.sockets import Frames, Publisher, Route, Router, Sockets
 
 Answer = Callable[[Command], Any]
@@ -268,6 +268,7 @@ class FakeCell:
 
     def _welcome_sound(self, topic: bytes) -> None:
         self._changed.set()
+        self._audio_out.publish(topic, [encode(SoundWelcome(session_id="", inc=self.inc))])
 
     def _unnumbered(
         self, topic: bytes, session_id: str, data: events.Welcome | events.Head

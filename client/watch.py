@@ -195,5 +195,5 @@ class Watch:
         except BadMessage as error:
             log.warning("sound.dropped", why=str(error))
             return
-        if header:
+        if header and header.get("kind") != "welcome":
             self._seen.put(SoundSeen(header, sum(map(len, frames[2:]))))

@@ -33,6 +33,17 @@ class SoundHeader(Message, frozen=True, kw_only=True):
     to you."""
 
 
+class SoundWelcome(Message, frozen=True, kw_only=True):
+    """The answer to a subscription, on the very string subscribed: now the filter is active."""
+
+    v: int = 1
+    kind: str = "welcome"
+    session_id: str
+    """Whose sound the subscription covers; empty: that of more than one."""
+    inc: str
+    protocol: tuple[int, ...] = (1,)
+
+
 class AssistantAudioDelta(SoundHeader, frozen=True, kw_only=True):
     """A piece of the assistant's voice; the payload frame holds the samples."""
 
@@ -105,4 +116,6 @@ class SoundRefused(Message, frozen=True, kw_only=True):
     """So many since this reason was last told."""
 
 
-SOUND = registry(AssistantAudioDelta, AudioEnd, AudioFlush, CallerAudio, SoundIn, SoundRefused)
+SOUND = registry(
+    AssistantAudioDelta, AudioEnd, AudioFlush, CallerAudio, SoundIn, SoundRefused, SoundWelcome
+)

@@ -57,8 +57,9 @@ async def serve(runtime: Runtime[RecorderSettings]) -> None:
     os.nice(NICE)
     recorder = Recorder(runtime, folder)
     await recorder.begin()
-    runtime.ready()
     looking = asyncio.create_task(recorder.look_for_ever())
+    await recorder.joined()
+    runtime.ready()
     stopping = asyncio.create_task(runtime.stopping.wait())
     await asyncio.wait({looking, stopping}, return_when=asyncio.FIRST_COMPLETED)
     if looking.done():

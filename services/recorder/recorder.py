@@ -13,7 +13,7 @@ import msgspec
 from voicebus.bus import ids, topics
 from voicebus.bus.messages import events
 from voicebus.bus.messages.commands import Replayed
-from voicebus.bus.messages.sound import CallerAudio
+from voicebus.bus.messages.sound import CallerAudio, SoundWelcome
 from voicebus.client.commands import Commander
 from voicebus.config.settings import RecorderSettings
 from voicebus.services.recorder import files
@@ -36,9 +36,12 @@ QUEUE = 50_000
 RETENTION_S = 3600.0
 REMEMBERED = 10_000
 STOP_S = 5.0
+JOIN_S = 10.0
+"""So long a publisher is waited for that confirms no subscription."""
 
 _headers = msgspec.json.Decoder(events.EventHeader)
 _callers = msgspec.json.Decoder(CallerAudio)
+_sound_welcomes = msgspec.json.Decoder(SoundWelcome)
 
 
 class Recorder:
@@ -58,6 +61,11 @@ class Recorder:
         self._saved_s = 0.0
         self._tidied_s = self._loop.time()
         self._commander = Commander(lambda: runtime.sockets, runtime.endpoints)
+        self._welcomes: set[str] = set()
+        """Of the publishers that have confirmed the subscription: of events and of sound."""
+        self._welcomed = asyncio.Event()
+        self._has_joined = False
+        self._publishers = runtime.cell.shards + runtime.cell.transports
 
     async def begin(self) -> None:
         """Go on with what an earlier recorder left, then listen."""
@@ -77,6 +85,23 @@ class Recorder:
             self._sound,
             queue=QUEUE,
         )
+
+    async def joined(self) -> None:
+        """Until every publisher has confirmed: from then on nothing is missed.
+
+        One that is away, or of a version that welcomes nobody, is not waited for long.
+        """
+        runtime = self._runtime
+        runtime.waiting("publishers of events and sound have not confirmed the subscriptions yet")
+        waits = [asyncio.create_task(one.wait()) for one in (self._welcomed, runtime.stopping)]
+        await asyncio.wait(waits, timeout=JOIN_S, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if not self._welcomed.is_set():
+            self._log.warning(
+                "recorder.unconfirmed", confirmed=len(self._welcomes), of=self._publishers
+            )
+        self._has_joined = True
 
     async def look_for_ever(self) -> None:
         """Move on in time."""
@@ -117,7 +142,8 @@ class Recorder:
     def _welcome(self, raw: bytes) -> None:
         """So far go the sessions that are there."""
         try:
-            heads = _headers.decode(raw).data
+            header = _headers.decode(raw)
+            heads = header.data
             heads = msgspec.json.decode(heads) if not isinstance(heads, dict) else heads
             found = msgspec.convert(heads, events.Welcome).heads
         except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
@@ -127,8 +153,12 @@ class Recorder:
             recording = self._recording(session_id)
             if recording is not None:
                 recording.head(head)
+        self._confirmed(f"events {header.inc}")
 
     def _sound(self, frames: list[bytes]) -> None:
+        if frames[0] == topics.ALL_SOUND and len(frames) > 1:
+            self._sound_welcome(frames[1])
+            return
         topic = topics.parse(frames[0])
         if topic is None or len(frames) < 2:
             return
@@ -146,6 +176,21 @@ class Recorder:
             return
         if len(frames) > 2:
             recording.caller(header, frames[2], now_s)
+
+    def _sound_welcome(self, raw: bytes) -> None:
+        try:
+            welcome = _sound_welcomes.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._malformed("welcome", error)
+            return
+        self._confirmed(f"sound {welcome.inc}")
+
+    def _confirmed(self, publisher: str) -> None:
+        if self._has_joined:
+            return
+        self._welcomes.add(publisher)
+        if len(self._welcomes) >= self._publishers:
+            self._welcomed.set()
 
     def _malformed(self, what: str, error: Exception) -> None:
         self._runtime.count("malformed")
@@ -210,9 +255,9 @@ class Recorder:
                     del self._over[next(iter(self._over))]
         if dropped_ms:
             self._runtime.count("sound_dropped_ms", dropped_ms)
-        if why is None:
+        if why is None and self._has_joined:
             self._runtime.ready()
-        else:
+        elif why is not None:
             self._runtime.failing(f"{why}; calls go on, their sound is not recorded meanwhile")
 
     # --- in the disk's thread -----------------------------------------------------------------

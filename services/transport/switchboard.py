@@ -9,7 +9,7 @@ from voicebus.bus import ids, topics
 from voicebus.bus.frames import Codec
 from voicebus.bus.messages import link as words
 from voicebus.bus.messages.base import BadMessage, encode
-from voicebus.bus.messages.sound import SoundIn
+from voicebus.bus.messages.sound import SoundIn, SoundWelcome
 from voicebus.bus.sockets import Route, Sent
 from voicebus.config import loader
 from voicebus.config.settings import TransportSettings
@@ -280,6 +280,9 @@ class Switchboard:
             self._runtime.publish_system("refused", encode(told))
 
     def _subscribed(self, topic: bytes) -> None:
+        owner = topics.parse(topic + b"?")
+        welcome = SoundWelcome(session_id=owner.owner if owner else "", inc=self._runtime.inc)
+        self._publisher.publish(topic, [encode(welcome)])
         for call in self._calls.values():
             call.is_recorded = call.is_recorded or call.topic_in.startswith(topic)
             if topic == topics.ALL_SOUND:

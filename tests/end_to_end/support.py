@@ -64,12 +64,13 @@ class Tape:
         self.system: list[Header] = []
         self.changed = asyncio.Event()
         shards = endpoints.shards() or (0,)
-        self._publishers = len(shards)
+        transports = endpoints.transports() or (0,)
+        self._publishers = len(shards) + len(transports)
         self._welcomed: set[str] = set()
         self._loop = asyncio.get_running_loop()
         lanes = [b"event/", b"cancel/", b"raw/"]
         sockets.subscriber([endpoints.events(n) for n in shards], lanes, self._heard)
-        voices = [endpoints.audio_out(n) for n in endpoints.transports() or (0,)]
+        voices = [endpoints.audio_out(n) for n in transports]
         sockets.subscriber(voices, [b"audio/"], self._heard)
         roles = ("session", "transport", "dispatcher", "toolhost")
         states = [endpoints.state(role, 0) for role in roles]
@@ -80,9 +81,10 @@ class Tape:
         header = json.loads(frames[1])
         now = self._loop.time()
         if header.get("kind") == "welcome":  # it comes on each lane that somebody subscribes to
-            if lane == b"event":
-                self._welcomed.add(header["inc"])
-            lane = b"event"
+            if lane in (b"event", b"audio"):
+                self._welcomed.add(f"{lane!r} {header['inc']}")
+            if lane != b"audio":
+                lane = b"event"
         match lane:
             case b"event":
                 self.events.append(header)
@@ -106,9 +108,7 @@ class Tape:
 
     async def ready(self) -> None:
         """Until each publisher has confirmed the subscription."""
-        await self.until(
-            lambda: len(self._welcomed) >= self._publishers, "the welcomes of the event lane"
-        )
+        await self.until(lambda: len(self._welcomed) >= self._publishers, "all welcomes")
 
     def of(self, session_id: str, kind: str | None = None) -> list[Header]:
         """The numbered events of a session, in the order in which they came."""

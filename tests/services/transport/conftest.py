@@ -240,12 +240,17 @@ class Cell:
     def caller(self, token: str = "tok", session_id: str | None = None) -> Caller:
         return Caller(self.sockets, self.endpoints.audio_in(0), session_id or self.sid, token)
 
-    def listen(self, topic: str, endpoint: str | None = None) -> Inbox[Heard]:
+    def listen(
+        self, topic: str, endpoint: str | None = None, *, welcomes: bool = False
+    ) -> Inbox[Heard]:
+        """What is published there; with `welcomes`, these as well."""
         heard: Inbox[Heard] = Inbox()
 
         def note(frames: list[bytes]) -> None:
             payload = frames[2] if len(frames) > 2 else None
-            heard.put_nowait(Heard(json.loads(frames[1]), payload))
+            header = json.loads(frames[1])
+            if welcomes or header.get("kind") != "welcome":
+                heard.put_nowait(Heard(header, payload))
 
         self.sockets.subscriber([endpoint or self.endpoints.audio_out(0)], [topic.encode()], note)
         return heard

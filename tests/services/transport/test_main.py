@@ -152,6 +152,22 @@ async def test_it_flushes_by_itself_when_the_provider_hears_speech(
     assert heard.empty()
 
 
+@pytest.mark.parametrize("topic", ["audio", "audio/", "audio/{sid}/", "audio/{sid}/out"])
+async def test_a_subscription_is_confirmed_on_the_very_string(start: Start, topic: str) -> None:
+    cell = await start()
+    heard = cell.listen(topic.format(sid=cell.sid), welcomes=True)
+
+    welcome = (await heard.next()).header
+
+    assert welcome == {
+        "v": 1,
+        "kind": "welcome",
+        "session_id": cell.sid if "sid" in topic else "",
+        "inc": cell.runtime.inc,
+        "protocol": [1],
+    }
+
+
 async def test_a_recorder_listens_and_the_sound_is_held_for_a_player_all_the_same(
     start: Start, sound_delta: Delta
 ) -> None:
