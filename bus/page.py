@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from voicebus.bus import reference
 from voicebus.bus.messages import commands, events, sound, work
 from voicebus.bus.messages.base import Message
@@ -59,7 +61,7 @@ def undocumented(path: Path = PAGE) -> list[str]:
     """Planes whose messages have no mark on the page."""
     marks = {found["what"] for found in MADE.finditer(path.read_text("utf-8"))}
     wanted = {f"messages {plane.name}" for plane in PLANES if plane.name not in ("replies",)}
-    return sorted(wanted - marks)
+    return sorted((wanted | {"answers"}) - marks)
 
 
 def _make(what: str) -> str:
@@ -68,6 +70,7 @@ def _make(what: str) -> str:
         "sockets": lambda _: _sockets(),
         "messages": lambda plane: _messages(BY_NAME[plane]),
         "fields": lambda type_name: _fields(_TYPES[type_name]),
+        "answers": lambda _: _answers(),
         "errors": lambda _: _errors(),
         "event": _whole_event,
     }
@@ -84,9 +87,11 @@ _TYPES: dict[str, type[Message]] = {
         commands.Command,
         commands.Reply,
         commands.CommandError,
-        commands.Opened,
-        commands.Replayed,
-        commands.Schemas,
+        commands.SessionLine,
+        commands.LinkShown,
+        commands.ItemShown,
+        commands.CallShown,
+        commands.ResponseShown,
         commands.SessionConfig,
         commands.ServerVad,
         commands.SemanticVad,
@@ -142,6 +147,27 @@ def _fields(of: type[Message]) -> str:
             f"| `{field.name}` | {field.type} | {default} | {field.note.replace('None', 'null')} |"
         )
     return "\n".join(lines).replace(" |  |", " | |") + "\n"
+
+
+def _answers() -> str:
+    parts = [""]
+    for of in dict.fromkeys(commands.ANSWERS.values()):
+        names = [name for name, one in commands.ANSWERS.items() if one is of]
+        told = ", ".join(f"`{name}`" for name in names)
+        parts.append(f"#### To {told}\n\n{reference.says(of)}\n")
+        parts.append(_fields(of))
+        parts.append(f"```json\n{json.dumps(answer_of(names[0]), ensure_ascii=False)}\n```\n")
+    return "\n".join(parts)
+
+
+def answer_of(command: str) -> dict[str, Any]:
+    """A whole reply to this command, as it would stand on the wire."""
+    data = reference.example(commands.ANSWERS[command])
+    seq = reference.SAMPLES["seq"] if command == "interrupt" else None
+    found: dict[str, Any] = msgspec.to_builtins(
+        commands.Reply(id=reference.COMMAND, ok=True, seq=seq, data=data)
+    )
+    return found
 
 
 def _errors() -> str:

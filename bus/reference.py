@@ -296,6 +296,19 @@ BY_TYPE: dict[tuple[str, str], Any] = {
     ("AudioFlush", "why"): "barge_in",
     ("Flush", "why"): "barge_in",
     ("SoundIn", "n"): 1,
+    ("SessionLine", "state"): "ready",
+    ("SessionLine", "created_us"): 1793000000000000,
+    ("SessionState", "heads"): {"session_opened": 1, "user_transcript": 57},
+    ("SessionState", "tools"): ["get_weather"],
+    ("SessionState", "tokens"): 609,
+    ("LinkShown", "state"): "ready",
+    ("ItemShown", "type"): "message",
+    ("ItemShown", "role"): "assistant",
+    ("ItemShown", "call_id"): None,
+    ("ItemShown", "name"): None,
+    ("ItemShown", "generated_ms"): 2529,
+    ("CallShown", "state"): "running",
+    ("ResponseShown", "out_of_band"): False,
 }
 """Where the field's usual sample would mislead."""
 

@@ -9,6 +9,7 @@ import msgspec
 
 from voicebus.bus.messages.base import Message, registry
 from voicebus.bus.messages.sound import AudioFormat
+from voicebus.bus.messages.work import ToolSpec
 
 ErrorCode = Literal[
     "bad_request",
@@ -332,6 +333,112 @@ class Schemas(Message, frozen=True, kw_only=True):
     schema: dict[str, Any] | None = None
 
 
+class Interrupted(Message, frozen=True, kw_only=True):
+    """Whether there was anything to stop; if so, `seq` is that of the event `interrupted`."""
+
+    interrupted: bool
+
+
+class SessionLine(Message, frozen=True, kw_only=True):
+    """A session in a list."""
+
+    session_id: str
+    seq: int
+    """Of its last event."""
+    state: Literal["new", "connecting", "configuring", "ready", "lost", "closed"]
+    silent: bool
+    """Nobody speaks, and nothing is about to be said."""
+    transport: str
+    model: str
+    provider: str
+    created_us: int
+
+
+class Listed(Message, frozen=True, kw_only=True):
+    """The sessions of this shard that have not ended; through the relay those of all that you may
+    see."""
+
+    sessions: list[SessionLine]
+
+
+class LinkShown(Message, frozen=True, kw_only=True):
+    """How a session is connected with its provider."""
+
+    state: Literal["new", "connecting", "configuring", "ready", "lost", "closed"]
+    transport: str
+    generation: int
+    """Counts its connections."""
+    provider_session_id: str | None
+    expires_at: int | None
+    """When the provider ends its session, in Unix seconds, if it says so."""
+
+
+class ItemShown(Message, frozen=True, kw_only=True):
+    """An item of the conversation."""
+
+    item_id: str
+    type: str
+    """`message`, `function_call`, `function_call_output`, …"""
+    role: str | None = None
+    status: str | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    text: str | None
+    """The words of it, as far as they are known."""
+    heard_ms: int | None
+    """How much of its sound the caller has heard; null before that is known."""
+    generated_ms: int | None
+
+
+class CallShown(Message, frozen=True, kw_only=True):
+    """A tool call that has not ended."""
+
+    call_id: str
+    name: str
+    state: Literal["collecting", "ready", "asking", "running", "cancelling"]
+    turn_id: str
+
+
+class ResponseShown(Message, frozen=True, kw_only=True):
+    """A response that is being made."""
+
+    turn_id: str
+    out_of_band: bool
+
+
+class SessionState(SessionLine, frozen=True, kw_only=True):
+    """The session as it is now: what follows has a `seq` greater than this one's. It is answered
+    for a minute after the end; later it is `gone`, and `replay` still answers."""
+
+    inc: str
+    heads: dict[str, int]
+    """The last `seq` of each kind."""
+    epoch: int
+    link: LinkShown
+    config: SessionConfig
+    tools: list[str]
+    items: list[ItemShown]
+    """In the order of the conversation."""
+    calls: list[CallShown]
+    responses: list[ResponseShown]
+    tokens: int
+    """Used so far, as the provider counts them."""
+
+
+class Offered(Message, frozen=True, kw_only=True):
+    """The tools of the pool."""
+
+    tools: list[ToolSpec]
+
+
+class Pong(Message, frozen=True, kw_only=True):
+    """Who answers."""
+
+    inc: str
+    shard: int
+
+
 COMMANDS = registry(
     Open,
     Attach,
@@ -356,10 +463,15 @@ COMMANDS = registry(
 ANSWERS: dict[str, type[Message]] = {
     "open": Opened,
     "attach": Opened,
+    "interrupt": Interrupted,
+    "snapshot": SessionState,
     "replay": Replayed,
+    "list": Listed,
+    "catalogue": Offered,
+    "ping": Pong,
     "schema": Schemas,
 }
-"""The type of a reply's data, where it has one."""
+"""The type of a reply's data; those of the other commands hold none."""
 SHARD_COMMANDS = frozenset({"open", "list", "catalogue", "ping", "schema"})
 """Commands that need no session."""
 READ_ONLY = frozenset({"attach", "catalogue", "list", "ping", "replay", "schema", "snapshot"})

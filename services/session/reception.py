@@ -75,6 +75,7 @@ class Reception:
             in_flight=self._settings.in_flight,
         )
         self._schemas = SchemaShelf(self._desk)
+        self._pong = c.Pong(inc=runtime.inc, shard=self._number)
 
     def bind(self) -> None:
         """From here on commands come in."""
@@ -137,12 +138,12 @@ class Reception:
                     for one in self._house.conversations.values()
                     if one.ended_us is None
                 ]
-                self._desk.answer(command, {"sessions": sessions})
+                self._desk.answer(command, c.Listed(sessions=sessions))
             case c.Catalogue():
-                tools = [msgspec.to_builtins(tool) for tool in self._house.pool.catalogue.values()]
-                self._desk.answer(command, {"tools": tools})
+                tools = list(self._house.pool.catalogue.values())
+                self._desk.answer(command, c.Offered(tools=tools))
             case c.Ping() if command.session_id is None:
-                self._desk.answer(command, {"inc": self._runtime.inc, "shard": self._number})
+                self._desk.answer(command, self._pong)
             case c.Replay():
                 self._replay(command, data)
             case c.Schema():
@@ -162,7 +163,7 @@ class Reception:
             case c.Ping():
                 if rights.is_talker(conversation.state, command.token):
                     self._touch(conversation, now_us)
-                self._desk.answer(command, {"inc": self._runtime.inc, "shard": self._number})
+                self._desk.answer(command, self._pong)
             case c.Snapshot():
                 self._desk.answer(command, views.snapshot(conversation))
             case c.Attach():

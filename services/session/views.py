@@ -1,12 +1,11 @@
 """What a client sees when it asks for a session's state or its events."""
 
 from collections.abc import Iterable
-from typing import Any
 
-import msgspec
-
+from voicebus.bus.messages import commands as c
 from voicebus.services.session.conversation import Conversation
 from voicebus.services.session.core.recovery import is_silent
+from voicebus.services.session.core.state import ItemRecord
 
 PAGE_BYTES = 1024 * 1024
 """Then a page of events ends, so that encoding one stops no call for long."""
@@ -26,61 +25,66 @@ def page(headers: Iterable[bytes], limit: int) -> list[bytes]:
     return found
 
 
-def summary(conversation: Conversation) -> dict[str, Any]:
+def summary(conversation: Conversation) -> c.SessionLine:
     """One line of `list`."""
     state = conversation.state
-    return {
-        "session_id": conversation.session_id,
-        "seq": conversation.head,
-        "state": state.phase,
-        "silent": is_silent(state),
-        "transport": f"transport-{state.transport}",
-        "model": state.model,
-        "provider": state.vendor,
-        "created_us": conversation.created_us,
-    }
+    return c.SessionLine(
+        session_id=conversation.session_id,
+        seq=conversation.head,
+        state=state.phase,
+        silent=is_silent(state),
+        transport=f"transport-{state.transport}",
+        model=state.model,
+        provider=state.vendor,
+        created_us=conversation.created_us,
+    )
 
 
-def snapshot(conversation: Conversation) -> dict[str, Any]:
+def snapshot(conversation: Conversation) -> c.SessionState:
     """Heads, epoch, link, configuration, items, open calls, active responses."""
-    state = conversation.state
-    return {
-        **summary(conversation),
-        "inc": conversation.ledger.inc,
-        "heads": conversation.heads,
-        "epoch": state.epoch,
-        "link": {
-            "state": state.phase,
-            "transport": f"transport-{state.transport}",
-            "generation": state.generation,
-            "provider_session_id": state.provider_session_id,
-            "expires_at": state.expires_at,
-        },
-        "config": msgspec.to_builtins(state.config),
-        "tools": sorted(state.tools),
-        "items": [_item(state.items[item_id]) for item_id in state.order],
-        "calls": [
-            {
-                "call_id": call.call_id,
-                "name": call.name,
-                "state": call.phase,
-                "turn_id": call.response_id,
-            }
+    state, line = conversation.state, summary(conversation)
+    return c.SessionState(
+        **{field: getattr(line, field) for field in line.__struct_fields__},
+        inc=conversation.ledger.inc,
+        heads=conversation.heads,
+        epoch=state.epoch,
+        link=c.LinkShown(
+            state=state.phase,
+            transport=line.transport,
+            generation=state.generation,
+            provider_session_id=state.provider_session_id,
+            expires_at=state.expires_at,
+        ),
+        config=state.config,
+        tools=sorted(state.tools),
+        items=[_item(state.items[item_id]) for item_id in state.order],
+        calls=[
+            c.CallShown(
+                call_id=call.call_id, name=call.name, state=call.phase, turn_id=call.response_id
+            )
             for call in state.calls.values()
             if call.phase != "ended"
         ],
-        "responses": [
-            {"turn_id": response.response_id, "out_of_band": response.out_of_band}
+        responses=[
+            c.ResponseShown(turn_id=response.response_id, out_of_band=response.out_of_band)
             for response in state.responses.values()
             if response.active
         ],
-        "tokens": state.tokens,
-    }
+        tokens=state.tokens,
+    )
 
 
-def _item(record: Any) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.to_builtins(record.item)
-    found["text"] = record.text or None
-    found["heard_ms"] = record.heard_ms
-    found["generated_ms"] = record.generated_ms
-    return found
+def _item(record: ItemRecord) -> c.ItemShown:
+    item = record.item
+    return c.ItemShown(
+        item_id=item.item_id,
+        type=item.type,
+        role=item.role,
+        status=item.status,
+        call_id=item.call_id,
+        name=item.name,
+        arguments=item.arguments,
+        text=record.text or None,
+        heard_ms=record.heard_ms,
+        generated_ms=record.generated_ms,
+    )

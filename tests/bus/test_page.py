@@ -47,6 +47,16 @@ def test_each_example_follows_its_schema(plane: Plane, name: str, of: type[Messa
     jsonschema.Draft202012Validator(schema).validate(example)
 
 
+@pytest.mark.parametrize("command", commands.ANSWERS)
+def test_each_example_of_a_reply_follows_its_schemas(command: str) -> None:
+    replies = _REGISTRY["replies.json"]
+    reply = page.answer_of(command)
+
+    jsonschema.Draft202012Validator(replies).validate(reply)
+    data = {"$ref": replies["x-data"][command], "$defs": replies["$defs"]}
+    jsonschema.Draft202012Validator(data).validate(reply["data"])
+
+
 @pytest.mark.parametrize(("plane", "name", "of"), MESSAGES)
 def test_each_message_says_what_it_is(plane: Plane, name: str, of: type[Message]) -> None:
     assert reference.says(of), f"{of.__name__} needs a docstring: the page and the schema show it"

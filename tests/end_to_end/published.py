@@ -38,12 +38,22 @@ def _alternatives(file: str, tag: str) -> dict[str, jsonschema.Draft202012Valida
     }
 
 
+def _answers() -> dict[str, jsonschema.Draft202012Validator]:
+    """What a reply holds, by the command it answers."""
+    whole = _read("replies.json")
+    return {
+        command: jsonschema.Draft202012Validator({"$ref": ref, "$defs": whole["$defs"]})
+        for command, ref in whole["x-data"].items()
+    }
+
+
 class Published:
     """Collects what does not follow the schemas."""
 
     events = _alternatives("events.json", "kind")
     commands = _alternatives("commands.json", "command")
     replies = jsonschema.Draft202012Validator(_read("replies.json"))
+    answers = _answers()
     refusals = jsonschema.Draft202012Validator(_read("remote.json"))
     sound = jsonschema.Draft202012Validator(_read("sound.json"))
     sound_in = jsonschema.Draft202012Validator(_read("sound.json")["$defs"]["SoundIn"])
@@ -70,6 +80,17 @@ class Published:
         for error in validator.iter_errors(header):
             place = "/".join(map(str, error.absolute_path))
             self.faults.append(f"{lane} {kind} at {place}: {error.message[:200]}")
+
+    def check_answer(self, asked: bytes, data: Any) -> None:
+        """What an ok reply to this command holds."""
+        command = json.loads(asked)["command"]
+        if command not in self.answers:
+            if data is not None:
+                self.faults.append(f"reply to {command}: holds what no schema tells: {data!r:.200}")
+            return
+        for error in self.answers[command].iter_errors(data):
+            place = "/".join(map(str, error.absolute_path))
+            self.faults.append(f"reply to {command} at {place}: {error.message[:200]}")
 
     def _validator(self, lane: str, kind: str) -> jsonschema.Draft202012Validator | None:
         match lane:
@@ -104,7 +125,9 @@ def watching(patch: pytest.MonkeyPatch) -> Iterator[Published]:
         published.check("reply", frames[-1])
         reply = json.loads(frames[-1])
         if reply["ok"] and reply["id"] in asked:  # tests send wrong ones on purpose
-            published.check("command", asked.pop(reply["id"]))
+            command = asked.pop(reply["id"])
+            published.check("command", command)
+            published.check_answer(command, reply["data"])
         received(self, shard, frames)
 
     def happened(self: Any, raw: bytes) -> None:
