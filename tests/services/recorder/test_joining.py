@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -15,67 +15,54 @@ from voicebus.services.recorder import recorder
 from voicebus.services.recorder.recorder import Recorder
 from voicebus.services.runtime import Runtime
 
+AMPLE_S = 20.0
+
 
 @pytest.fixture
-def run_dir() -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="vb", dir="/tmp"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+async def runtime() -> AsyncIterator[Runtime[RecorderSettings]]:
+    run_dir = Path(tempfile.mkdtemp(prefix="vb", dir="/tmp"))
+    cell, own = CellSettings(run=str(run_dir)), RecorderSettings(folder=str(run_dir))
+    found = Runtime("recorder", 0, cell, own, Endpoints(run_dir))
+    yield found
+    found.sockets.close()
+    shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def begun(run_dir: Path) -> tuple[Runtime[RecorderSettings], Recorder]:
-    folder = run_dir / "recordings"
-    folder.mkdir()
-    settings = RecorderSettings(folder=str(folder))
-    cell = CellSettings(run=str(run_dir))
-    runtime = Runtime("recorder", 0, cell, settings, Endpoints(run_dir))
-    return runtime, Recorder(runtime, folder)
+@pytest.fixture
+async def hearing(runtime: Runtime[RecorderSettings]) -> AsyncIterator[Recorder]:
+    """A recorder that listens; there is nobody yet."""
+    found = Recorder(runtime, Path(runtime.settings.folder))
+    await found.begin()
+    yield found
+    await found.stop()
 
 
 async def test_it_has_joined_when_events_and_sound_are_confirmed(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime[RecorderSettings], hearing: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "JOIN_S", 60.0)
-    runtime, hearing = begun(run_dir)
-    await hearing.begin()
+    monkeypatch.setattr(recorder, "JOIN_S", 3 * AMPLE_S)
     joining = asyncio.create_task(hearing.joined())
     early, _ = await asyncio.wait([joining], timeout=0.1)
 
-    with FakeCell(str(run_dir)) as cell:
-        async with asyncio.timeout(20):
-            await joining
-        session_id = cell.begin()
+    with FakeCell(runtime.cell.run) as cell:
+        await asyncio.wait_for(joining, AMPLE_S)
 
         assert not early
-        assert cell.listens(session_id)
-    await hearing.stop()
-    runtime.sockets.close()
+        assert cell.listens(cell.begin())
 
 
 async def test_who_confirms_nothing_is_not_waited_for_for_ever(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+    hearing: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recorder, "JOIN_S", 0.05)
-    runtime, hearing = begun(run_dir)
-    await hearing.begin()
 
-    async with asyncio.timeout(20):
-        await hearing.joined()
-
-    await hearing.stop()
-    runtime.sockets.close()
+    await asyncio.wait_for(hearing.joined(), AMPLE_S)
 
 
 async def test_a_recorder_that_is_stopped_waits_for_nobody(
-    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+    runtime: Runtime[RecorderSettings], hearing: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "JOIN_S", 60.0)
-    runtime, hearing = begun(run_dir)
-    await hearing.begin()
+    monkeypatch.setattr(recorder, "JOIN_S", 3 * AMPLE_S)
     runtime.stopping.set()
 
-    async with asyncio.timeout(20):
-        await hearing.joined()
-
-    await hearing.stop()
-    runtime.sockets.close()
+    await asyncio.wait_for(hearing.joined(), AMPLE_S)
