@@ -11,6 +11,7 @@ import pytest
 from tests.end_to_end.cells import SCENARIO
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import scene, tracebacks, voicebus
+from tests.end_to_end.support_gateway import free_relay_port
 from tests.end_to_end.support_provider import free_port
 from voicebus.bus import testing
 from voicebus.cli.testing import Stack
@@ -94,6 +95,22 @@ async def test_a_port_in_use_is_named(run_dir: Path) -> None:
 
     assert f"port {port}" in said
     assert "VOICEBUS_SIMULATOR_PORT" in said
+
+
+async def test_a_door_without_keys_beyond_this_machine_is_not_opened(run_dir: Path) -> None:
+    port = free_relay_port()
+    relay = {"BIND": "0.0.0.0", "CURVE": "false", "PORT": str(port)}
+    settings = {f"VOICEBUS_RELAY_{name}": value for name, value in relay.items()}
+
+    exit_code, out, err = await voicebus("up", "--run-dir", str(run_dir), within_s=60, **settings)
+
+    said = out + err
+    assert exit_code == 1, said
+    assert "Traceback" not in said
+    assert "bind='0.0.0.0' is not this machine alone, and curve is off" in said
+    for at in range(3):
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", port + at)) != 0
 
 
 async def test_without_a_provider_nothing_starts(run_dir: Path) -> None:

@@ -157,6 +157,32 @@ async def test_permissions_name_what_is_allowed(door: Door) -> None:
         await session.close()
 
 
+async def test_sessions_are_allowed_by_their_beginnings(door: Door) -> None:
+    for name, sessions in (("near", "s0-"), ("far", "s1-,s00-")):
+        cli_keys.keys("add", name, folder=door.keys, lanes="event", sessions=sessions, talk=False)
+    async with (
+        door.client("alice") as alice,
+        door.client("near") as near,
+        door.client("far") as far,
+    ):
+        session = await alice.connect()
+        told = {}
+        for name, client in (("near", near), ("far", far)):
+            heard: asyncio.Queue[list[bytes]] = asyncio.Queue()
+            topics = [f"event/{session.id}/".encode()]
+            client.sockets().subscriber([f"tcp://{HOST}:{door.port}"], topics, heard.put_nowait)
+            async with asyncio.timeout(10):
+                told[name] = json.loads((await heard.get())[1])["kind"]
+        seen = await near.commander.ask(0, "snapshot", session_id=session.id)
+        with pytest.raises(CommandRefused, match="is not one of client 'far'") as refused:
+            await far.commander.ask(0, "snapshot", session_id=session.id)
+        await session.close()
+
+    assert told == {"near": "welcome", "far": "subscription_refused"}
+    assert seen.data["session_id"] == session.id
+    assert refused.value.code == "not_allowed"
+
+
 STRANGER = curve.new_keys()
 
 
