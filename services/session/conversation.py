@@ -294,7 +294,7 @@ class Conversation:
     def take_work(self) -> Work:
         """What is to be committed now; collecting begins anew."""
         work, self.work = self.work, self._fresh()
-        work.commit.ledger = encode(self.ledger.dump())
+        work.commit.ledger = encode({**self.ledger.dump(), "transport": self.state.transport})
         work.commit.ended_us = self.ended_us
         work.commit.delivered = self.delivered
         work.acknowledge = self.ledger.up_n
@@ -352,7 +352,9 @@ class Conversation:
 
     def set_aside(self, stored: Stored, now_us: int) -> None:
         """It killed the process, or cannot be folded: end it without touching its inputs."""
-        self.state = State(session_id=self.session_id)
+        # All that is known of its state: where to hang up.
+        transport = stored.ledger.get("transport", 0)
+        self.state = State(session_id=self.session_id, transport=transport)
         self.ledger.restore(stored.ledger)
         self.head, self.heads = self.ledger.seq, dict(self.ledger.heads)
         self.journaled_up = self.ledger.up_n

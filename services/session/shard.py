@@ -62,7 +62,9 @@ class Shard:
         self.journal = Journal(Path(runtime.cell.data).absolute() / f"session-{self._number}.db")
         self._attempt = AttemptMark(self.journal.path.with_suffix(".attempt"))
         self._fail = Failpoints(self._settings.failpoint)
-        self._writer = Writer(self.journal, self._collect, self._committed, self._journal_slow)
+        self._writer = Writer(
+            self.journal, self._collect, self._committed, self._written, self._journal_slow
+        )
         self._reception = Reception(runtime, self)
         self._desk = self._reception.desk
         self._recover()
@@ -202,6 +204,8 @@ class Shard:
         self._dirtied(conversation)
 
     def _dirtied(self, conversation: Conversation) -> None:
+        if self._has_stopped:
+            return
         self._dirty[conversation.session_id] = conversation
         self._writer.wake()
 
@@ -267,6 +271,14 @@ class Shard:
             if self.journal_lost:
                 self._tell_journal_lost()
 
+    def _written(self, task: asyncio.Task[None]) -> None:
+        """Where a bug has lost what was to be written, nothing may be written after it: the next
+        process gets it again from those who hold it for us."""
+        self._fail_with(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._has_stopped = True
+            self._dirty.clear()
+
     def _send(self, done: Work) -> None:
         """Frames to the transport, calls to the pool."""
         session_id = done.commit.session_id
@@ -276,10 +288,12 @@ class Shard:
             if left in self.links:
                 self.links[left].send_raw(hang_up, None)
         if conversation is not None and conversation.line == done.line:
-            transport = self.links[conversation.state.transport]
+            # None for one that ended as it was found, on a transport that this cell has no more.
+            transport = self.links.get(conversation.state.transport)
             for n, header, payload in done.down:
                 conversation.committed_down = n
-                transport.send_raw(header, payload)
+                if transport is not None:
+                    transport.send_raw(header, payload)
                 self._fail.sent(payload)
                 if payload is not None:
                     self._audience.raw(session_id, "down", payload)
@@ -296,7 +310,8 @@ class Shard:
                 conversation.journaled_up = done.acknowledge
                 acks.setdefault(conversation.state.transport, {})[session_id] = done.acknowledge
         for transport, sessions in acks.items():
-            self.links[transport].send(link.Ack(sessions=sessions))
+            if transport in self.links:
+                self.links[transport].send(link.Ack(sessions=sessions))
 
     def _journal_changed(self) -> None:
         if self.journal_lost:
@@ -629,7 +644,7 @@ class Shard:
         """TERM: refuse new sessions, write snapshots, leave the rest to the next process."""
         self._reception.draining = True
         for conversation in self.conversations.values():
-            if conversation.ended_us is None:
+            if conversation.ended_us is None and not self._has_stopped:
                 conversation.take_snapshot()
                 self._dirtied(conversation)
         for task in (*self._emptying.values(), self._tidying):

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -42,13 +42,17 @@ class Writer:
         journal: Journal,
         collect: Callable[[], list[Work]],
         committed: Callable[[list[Work], bool], None],
+        ended: Callable[[asyncio.Task[None]], None],
         slow: Callable[[bool], None] = lambda is_slow: None,
     ) -> None:
         """`committed(work, safe)`: `safe` is False when the journal could not take it.
+        `ended(task)` is told of each task that has written, which may have failed by a bug:
+        what it had to write is told by nobody else.
         `slow(True)` is told while a commit takes longer than `SLOW_S`, `slow(False)` after it."""
         self._journal = journal
         self._collect = collect
         self._committed = committed
+        self._ended = ended
         self._slow = slow
         self._is_slow = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -65,7 +69,11 @@ class Writer:
     def wake(self) -> None:
         """There is work; a batch under way takes it along afterwards."""
         if self._busy is None:
-            self._busy = asyncio.get_running_loop().create_task(self._run())
+            self._begin(self._run())
+
+    def _begin(self, writing: Coroutine[Any, Any, None]) -> None:
+        self._busy = asyncio.get_running_loop().create_task(writing)
+        self._busy.add_done_callback(self._ended)
 
     async def _run(self) -> None:
         try:
@@ -158,7 +166,7 @@ class Writer:
     def retry(self) -> None:
         """Try again what the journal could not take, also when nothing new has come."""
         if not self.usable and self._busy is None:
-            self._busy = asyncio.get_running_loop().create_task(self._retry())
+            self._begin(self._retry())
 
     async def _retry(self) -> None:
         try:

@@ -174,6 +174,19 @@ def test_a_core_that_raises_ends_this_conversation_only_and_says_so(
     assert isinstance(DOWN.decode(work.down[-1][1]), link.HangUp)
 
 
+def test_a_conversation_that_is_set_aside_hangs_up_where_it_was() -> None:
+    one = conversation()
+    opened(one)
+    one.leave_transport()
+    one.feed(i.TransportLeft(now_us=9, transport=1, audio_in="in1", audio_out="out1"), 9)
+    given = stored([one.take_work()])
+    two = conversation("inc-2")
+
+    two.set_aside(given, 9)
+
+    assert two.state.transport == 1
+
+
 def test_a_command_that_still_waits_is_known_after_recovery() -> None:
     one = conversation()
     one.feed(requested(), 1)

@@ -9,6 +9,7 @@ from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.sockets import Sockets
 from voicebus.config.settings import CellSettings, SessionSettings
 from voicebus.services.runtime import Runtime
+from voicebus.services.session.archive import Archive
 from voicebus.services.session.core import inputs
 from voicebus.services.session.shard import Shard
 
@@ -48,3 +49,22 @@ async def test_a_journal_that_cannot_be_read_refuses_who_asks_and_ends_nothing()
         assert f"the journal {shard.journal.path} cannot be read" in message
         assert (await line.ask("list"))["data"] == {"sessions": []}
         await shard.stop()
+
+
+async def test_after_a_bug_behind_the_commit_nothing_more_is_written() -> None:
+    async with running() as (shard, line):
+        await line.ask("open", {"config": {}})
+        (conversation,) = shard.conversations.values()
+        written = shard.journal.last_seq(conversation.session_id)
+        shard._send = None  # type: ignore[assignment, method-assign]
+
+        shard.feed(conversation, inputs.TimePassed(now_us=shard.now_us()))
+        await shard._runtime.stopping.wait()
+        conversation.tell_journal_lost(shard.now_us())
+        shard._dirtied(conversation)
+        await shard.stop()
+
+        archive = Archive(shard.journal.path)
+        (kept,) = archive.sessions()
+        archive.close()
+        assert kept.seq == written

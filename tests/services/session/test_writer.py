@@ -4,6 +4,8 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from voicebus.services.session.conversation import Work
 from voicebus.services.session.journal import Commit, Journal
 from voicebus.services.session.writer import Writer
@@ -24,8 +26,13 @@ class Desk:
         self.waiting: list[Work] = []
         self.done: list[tuple[list[str], bool]] = []
         self.slow: asyncio.Queue[bool] = asyncio.Queue()
+        self.failures: list[BaseException | None] = []
         self.writer = Writer(
-            self.journal, self._collect, self._committed, slow=self.slow.put_nowait
+            self.journal,
+            self._collect,
+            self._committed,
+            lambda task: self.failures.append(task.exception()),
+            slow=self.slow.put_nowait,
         )
 
     def _collect(self) -> list[Work]:
@@ -161,4 +168,16 @@ async def test_a_rewriting_that_failed_or_was_ended_stays_owed(tmp_path: Path) -
 
     assert forgotten(path) == 1, "a failure is not repeated at once"
     other.close()
+    await desk.writer.drain()
+
+
+async def test_a_bug_behind_the_commit_is_told(tmp_path: Path) -> None:
+    desk = Desk(tmp_path / "j.db")
+    desk.done = None  # type: ignore[assignment]
+
+    with pytest.raises(AttributeError):
+        await desk.write(work("s0-a"))
+
+    (failure,) = desk.failures
+    assert isinstance(failure, AttributeError)
     await desk.writer.drain()
