@@ -63,7 +63,7 @@ def _one(archive: Archive, kept: Kept, *, with_events: bool) -> bool:
         for event in folded.events:
             print(json.dumps(event, ensure_ascii=False))
     if not folded.is_whole:
-        print(f"{kept.session_id}: its first inputs are not kept; it cannot be replayed")
+        print(f"{kept.session_id}: not all of its inputs are kept; it cannot be replayed")
         return False
     difference = list(differences(recorded, folded))
     verdict = "the same" if not difference else "DIFFERENT"

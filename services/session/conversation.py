@@ -291,6 +291,14 @@ class Conversation:
         self.snapshot_at = self.inputs
         self.work.commit.snapshot = (self.inputs, VERSION, encode(self.state))
 
+    def stand_alone(self) -> None:
+        """The journal lacks what led here: state, and frames that are still on their way, are
+        written as they are."""
+        if self.ended_us is None:
+            self.take_snapshot()
+        self.work.commit.forget_outbox = True
+        self.work.commit.outbox = [(n, *frame) for n, frame in self.outbox.items()]
+
     def take_work(self) -> Work:
         """What is to be committed now; collecting begins anew."""
         work, self.work = self.work, self._fresh()
@@ -328,6 +336,8 @@ class Conversation:
             self.inputs = self.snapshot_at = stored.snapshot[0]
             self.state = _states.decode(stored.snapshot[2])
         for number, body in stored.inputs:
+            if number != self.inputs + 1:
+                raise ValueError(f"input {self.inputs + 1} is missing, the next is {number}")
             self.state, _ = step(self.state, _inputs.decode(body))
             self.inputs = number
         for n, header, payload in stored.outbox:

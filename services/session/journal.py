@@ -265,13 +265,14 @@ class Journal:
         return StoredReply(*row) if row else None
 
     def events(self, session_id: str, first: int, last: int | None, limit: int) -> list[bytes]:
-        """Headers of a session's events, in order; also of one that has ended."""
+        """Headers of a session's events from the first on, in order, up to one that was never
+        written; also of a session that has ended."""
         rows = self._reader.execute(
-            "select header from events where session_id = ? and seq between ? and ? "
+            "select seq, header from events where session_id = ? and seq between ? and ? "
             "order by seq limit ?",
             (session_id, first, last if last is not None else 2**62, limit),
-        )
-        return [row[0] for row in rows.fetchall()]
+        ).fetchall()
+        return [header for n, (seq, header) in enumerate(rows, first) if seq == n]
 
     def last_seq(self, session_id: str) -> int | None:
         """The last event of a session, None for one the journal does not know."""

@@ -24,7 +24,7 @@ class Refolded(msgspec.Struct):
     """For each event the input that led to it: its number and name."""
     inputs: int = 0
     is_whole: bool = True
-    """Whether the inputs begin with the first."""
+    """Whether all inputs are there, from the first on."""
     submitted: Counter[str] = msgspec.field(default_factory=Counter)
     """Call id -> how often it goes to the pool."""
     outputs: Counter[tuple[int, str]] = msgspec.field(default_factory=Counter)
@@ -44,9 +44,10 @@ def refold(session_id: str, recorded: Iterable[tuple[int, bytes]]) -> Refolded:
     ledger = Ledger(session_id, "replay")
     told = _Told()
     for number, body in recorded:
-        if not found.inputs and number != 1:
-            found.is_whole = False
         found.inputs += 1
+        if number != found.inputs:
+            found.is_whole = False
+            return found
         try:
             event = _inputs.decode(body)
         except msgspec.DecodeError as error:

@@ -63,7 +63,12 @@ class Shard:
         self._attempt = AttemptMark(self.journal.path.with_suffix(".attempt"))
         self._fail = Failpoints(self._settings.failpoint)
         self._writer = Writer(
-            self.journal, self._collect, self._committed, self._written, self._journal_slow
+            self.journal,
+            self._collect,
+            self._committed,
+            self._written,
+            self._stand_alone,
+            self._journal_slow,
         )
         self._reception = Reception(runtime, self)
         self._desk = self._reception.desk
@@ -208,6 +213,11 @@ class Shard:
             return
         self._dirty[conversation.session_id] = conversation
         self._writer.wake()
+
+    def _stand_alone(self) -> None:
+        for conversation in self.conversations.values():
+            conversation.stand_alone()
+            self._dirtied(conversation)
 
     def _collect(self) -> list[Work]:
         """Everything decided since the last batch, with its replies made out."""

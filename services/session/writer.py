@@ -19,7 +19,9 @@ SLOW_S = 1.0
 """A commit takes a millisecond; a disk that needs so long is about to be a trouble."""
 
 BACKLOG_BYTES = 256 * 1024 * 1024
-
+"""Of what could not be written; then the words are given up."""
+REPLIES_KEPT = 10_000
+"""Of those that were given up: so that a repeated command is still known."""
 REWRITE_BYTES = 1024 * 1024 * 1024
 """A larger file is not written anew while the process runs: the second half of it cannot be ended,
 and who opens a session then would wait for longer than anybody does."""
@@ -28,9 +30,26 @@ REWRITE_AGAIN_S = 3600.0
 T = TypeVar("T")
 
 
+def _remains(commits: list[Commit]) -> list[Commit]:
+    """What must be known of a conversation without its words: that it is there, or has ended; and
+    the last replies."""
+    last: dict[str, Commit] = {}
+    for commit in commits:
+        last[commit.session_id] = Commit(
+            commit.session_id,
+            commit.created_us,
+            forget_outbox=True,
+            ledger=commit.ledger,
+            ended_us=commit.ended_us,
+        )
+    replies = [reply for commit in commits for reply in commit.replies]
+    return [*last.values(), Commit("", replies=replies[-REPLIES_KEPT:])]
+
+
 def _size(commit: Commit) -> int:
     bodies = [body for _, body in (*commit.inputs, *commit.events)]
     bodies += [payload or b"" for _, _, payload in commit.outbox]
+    bodies += [] if commit.snapshot is None else [commit.snapshot[2]]
     return sum(map(len, bodies))
 
 
@@ -43,16 +62,19 @@ class Writer:
         collect: Callable[[], list[Work]],
         committed: Callable[[list[Work], bool], None],
         ended: Callable[[asyncio.Task[None]], None],
+        whole: Callable[[], None],
         slow: Callable[[bool], None] = lambda is_slow: None,
     ) -> None:
         """`committed(work, safe)`: `safe` is False when the journal could not take it.
         `ended(task)` is told of each task that has written, which may have failed by a bug:
         what it had to write is told by nobody else.
+        `whole()` has the next batch hold all of each conversation's state.
         `slow(True)` is told while a commit takes longer than `SLOW_S`, `slow(False)` after it."""
         self._journal = journal
         self._collect = collect
         self._committed = committed
         self._ended = ended
+        self._whole = whole
         self._slow = slow
         self._is_slow = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
@@ -60,6 +82,9 @@ class Writer:
         self._backlog: list[Commit] = []
         """What the journal could not take; written first when it can again."""
         self._backlog_bytes = 0
+        self._has_hole = False
+        """Some of it was given up."""
+        self._is_mending = False
         self._pace = Pace()
         self._is_ending = False
         self._rewrite_at_s = 0.0
@@ -89,6 +114,9 @@ class Writer:
 
     async def _write(self, commits: list[Commit]) -> bool:
         loop = asyncio.get_running_loop()
+        if self._has_hole and not self._is_mending:
+            self._keep(commits)
+            return False
         owed = [*self._backlog, *commits]
         began_s = loop.time()
         late = loop.call_later(SLOW_S, self._is_late)
@@ -118,13 +146,15 @@ class Writer:
         self._slow(True)
 
     def _keep(self, commits: list[Commit]) -> None:
-        """Whole or not at all: a journal with a hole would rebuild a wrong conversation."""
+        """For the next try; what is too much for that is given up. Without the inputs that led
+        there, states stand for themselves: `whole` is asked for them before anything is written."""
+        self._backlog.extend(commits)
         self._backlog_bytes += sum(_size(commit) for commit in commits)
-        if self._backlog_bytes <= BACKLOG_BYTES:
-            self._backlog.extend(commits)
-        elif self._backlog:
+        if self._backlog_bytes > BACKLOG_BYTES and not self._has_hole:
             log.error("journal.given_up", bytes=self._backlog_bytes)
-            self._backlog = []
+            self._has_hole = True
+        if self._has_hole:
+            self._backlog = _remains(self._backlog)
 
     async def tidy(self, ended_before_us: int, replies_before_us: int, *, is_quiet: bool) -> None:
         """Retention and a checkpoint, between batches. In a quiet moment, which nobody's work ends
@@ -169,10 +199,22 @@ class Writer:
             self._begin(self._retry())
 
     async def _retry(self) -> None:
+        batch: list[Work] = []
         try:
-            self._committed([], await self._write([]))
-        finally:
+            if self._has_hole:
+                self._is_mending = True
+                self._whole()
+                batch = self._collect()
+            safe = await self._write([work.commit for work in batch])
+            self._committed(batch, safe)
+            self._has_hole = self._has_hole and not safe
+        except BaseException:
             self._busy = None
+            raise
+        finally:
+            self._is_mending = False
+        # What came meanwhile has woken nobody.
+        await self._run()
 
     async def idle(self) -> None:
         """Wait until the batches under way are written."""

@@ -174,6 +174,33 @@ def test_a_core_that_raises_ends_this_conversation_only_and_says_so(
     assert isinstance(DOWN.decode(work.down[-1][1]), link.HangUp)
 
 
+def test_a_conversation_stands_alone_without_what_led_to_it() -> None:
+    one = conversation()
+    opened(one)
+    one.take_work()
+    one.acknowledged(1)
+    one.stand_alone()
+    work = one.take_work()
+    two = conversation("inc-2")
+
+    two.recover(stored([work]))
+
+    assert two.state == one.state
+    assert two.outbox == one.outbox
+    assert two.inputs == one.inputs
+    assert work.down == [], "nothing is sent twice"
+
+
+def test_inputs_with_a_hole_are_not_folded() -> None:
+    one = conversation()
+    opened(one)
+    given = stored([one.take_work()])
+    holed = msgspec.structs.replace(given, inputs=[given.inputs[0], *given.inputs[2:]])
+
+    with pytest.raises(ValueError, match="input 2 is missing, the next is 3"):
+        conversation("inc-2").recover(holed)
+
+
 def test_a_conversation_that_is_set_aside_hangs_up_where_it_was() -> None:
     one = conversation()
     opened(one)

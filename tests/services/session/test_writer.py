@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from voicebus.services.session import writer
 from voicebus.services.session.conversation import Work
-from voicebus.services.session.journal import Commit, Journal
+from voicebus.services.session.journal import Commit, Journal, StoredReply
 from voicebus.services.session.writer import Writer
 
 LEDGER = b'{"seq":1,"heads":{},"down_n":0,"up_n":0}'
@@ -32,6 +33,7 @@ class Desk:
             self._collect,
             self._committed,
             lambda task: self.failures.append(task.exception()),
+            self._whole,
             slow=self.slow.put_nowait,
         )
 
@@ -41,6 +43,9 @@ class Desk:
 
     def _committed(self, batch: list[Work], safe: bool) -> None:
         self.done.append(([one.commit.session_id for one in batch], safe))
+
+    def _whole(self) -> None:
+        self.waiting.append(work("s0-whole"))
 
     async def write(self, *works: Work) -> None:
         self.waiting.extend(works)
@@ -118,6 +123,48 @@ def forgotten(path: Path) -> int:
     (count,) = sql.execute("select count(*) from meta where key = 'leftovers'").fetchone()
     sql.close()
     return int(count)
+
+
+async def test_what_is_given_up_leaves_a_journal_that_knows_who_is_there_and_who_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "BACKLOG_BYTES", 150_000)
+    desk = Desk(tmp_path / "j.db")
+    await desk.write(work("s0-a"))
+    desk.fill()
+    ended = work("s0-b", size=100_000)
+    ended.commit.replies = [StoredReply("s0-b", "close", "c1", b"h", b"reply", 5)]
+    ended.commit.ended_us = 5
+    await desk.write(ended)
+    await desk.write(work("s0-c", size=100_000))
+    desk.free()
+    await desk.write(work("s0-d", size=100_000))
+    assert [safe for _, safe in desk.done] == [True, False, False, False]
+
+    desk.writer.retry()
+    desk.waiting.append(work("s0-e"))
+    await desk.writer.idle()
+
+    assert desk.done[4:] == [(["s0-e", "s0-whole"], True)]
+    live = {one.session_id for one in desk.journal.live()}
+    assert live == {"s0-a", "s0-c", "s0-d", "s0-e", "s0-whole"}
+    assert desk.journal.reply("s0-b", "close", "c1") is not None
+    assert desk.journal.events("s0-c", 1, None, 9) == []
+    await desk.writer.drain()
+
+
+async def test_what_comes_while_a_full_disk_is_tried_again_waits_for_nobody_else(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path / "j.db")
+    desk.fill()
+    await desk.write(work("s0-a", size=100_000))
+
+    desk.writer.retry()
+    await desk.write(work("s0-b"))
+
+    assert [known for known, _ in desk.done] == [["s0-a"], [], ["s0-b"]]
+    await desk.writer.drain()
 
 
 async def test_after_retention_the_file_is_written_anew_in_the_first_quiet_moment(
