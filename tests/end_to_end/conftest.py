@@ -2,7 +2,8 @@
 
 `start_stack(...)` starts one with what the test needs; `stack` is a fresh one with the defaults;
 `shared_stack` is one for all tests of a module that leave it as they found it, as is what
-`start_shared_stack(...)` starts. No test gets one that another has broken: it is made anew.
+`start_shared_stack(...)` starts. `cell` is the cell of a module, with the tools that write `acts`
+down unless the module has its own. No test gets one that another has broken: it is made anew.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import NEW_CELL
+from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.published import watching
 from voicebus.cli import stack as stacks
 from voicebus.cli.plan import Wish
@@ -150,3 +152,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             for name, lines in one.logs().items():
                 report.sections.append((f"{name}.log of {one.run_dir}", "\n".join(lines)))
     return report
+
+
+@pytest.fixture(scope="module")
+def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
+    """What the tools of this module's cell did."""
+    return Acts(tmp_path_factory.mktemp("tools"))
+
+
+@pytest.fixture(scope="module")
+def cell(start_shared_stack: StartStack, acts: Acts) -> Stack:
+    """The cell of this module, unless it has one of its own."""
+    return start_shared_stack(scenario=SCENARIO, tools=acts.specs)

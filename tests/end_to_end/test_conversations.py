@@ -5,8 +5,7 @@ import struct
 
 import pytest
 
-from tests.end_to_end.cells import SCENARIO, Acts
-from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.cells import Acts
 from tests.end_to_end.support import Caller, Scene, measured, scene
 from voicebus.bus.messages.commands import ReportPlayback
 from voicebus.cli.testing import Stack
@@ -15,16 +14,6 @@ from voicebus.client.sound import SoundEnd
 
 FRAME = 960
 """20 ms of pcm16."""
-
-
-@pytest.fixture(scope="module")
-def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
-    return Acts(tmp_path_factory.mktemp("tools"))
-
-
-@pytest.fixture(scope="module")
-def cell(start_shared_stack: StartStack, acts: Acts) -> Stack:
-    return start_shared_stack(scenario=SCENARIO, tools=acts.specs)
 
 
 async def speak(caller: Caller, *, loud: bool, frames: int) -> None:

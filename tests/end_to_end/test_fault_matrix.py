@@ -52,11 +52,6 @@ CHOSEN = WHOLE if os.environ.get("MATRIX") == "whole" else SHORT
 
 
 @pytest.fixture(scope="module")
-def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
-    return Acts(tmp_path_factory.mktemp("tools"))
-
-
-@pytest.fixture(scope="module")
 def cell(start_shared_stack: StartStack, acts: Acts) -> Iterator[Stack]:
     with tempfile.TemporaryDirectory(prefix="vb", dir="/tmp") as folder:
         yield start_shared_stack(

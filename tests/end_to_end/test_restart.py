@@ -21,16 +21,6 @@ from voicebus.client.audit import conversation
 from voicebus.services.session.archive import Archive
 
 
-@pytest.fixture(scope="module")
-def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
-    return Acts(tmp_path_factory.mktemp("tools"))
-
-
-@pytest.fixture(scope="module")
-def cell(start_shared_stack: StartStack, acts: Acts) -> Stack:
-    return start_shared_stack(scenario=SCENARIO, tools=acts.specs)
-
-
 async def restart(cell: Stack, *roles: str, silence_s: float = 20.0) -> list[str]:
     """What it told meanwhile."""
     told: list[str] = []

@@ -24,11 +24,6 @@ HOST = "127.0.0.1"
 
 
 @pytest.fixture(scope="module")
-def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
-    return Acts(tmp_path_factory.mktemp("tools"))
-
-
-@pytest.fixture(scope="module")
 def relay_port() -> int:
     return free_relay_port()
 

@@ -6,23 +6,12 @@ import signal
 
 import pytest
 
-from tests.end_to_end.cells import SCENARIO, Acts
-from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.cells import Acts
 from tests.end_to_end.support import Caller, scene
 from tests.end_to_end.test_restart import restart, speaking
 from voicebus.cli.testing import Stack
 
 BACK_S = 40.0
-
-
-@pytest.fixture(scope="module")
-def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
-    return Acts(tmp_path_factory.mktemp("tools"))
-
-
-@pytest.fixture(scope="module")
-def cell(start_shared_stack: StartStack, acts: Acts) -> Stack:
-    return start_shared_stack(scenario=SCENARIO, tools=acts.specs)
 
 
 async def _begun(cell: Stack, name: str, *, after: int) -> int:

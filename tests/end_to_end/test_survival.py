@@ -7,23 +7,11 @@ import time
 from typing import Any
 
 import psutil
-import pytest
 
-from tests.end_to_end.cells import SCENARIO, Acts
-from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.cells import Acts
 from tests.end_to_end.support import Caller, Line, Scene, measured, scene
 from voicebus.bus import ids
 from voicebus.cli.testing import Stack
-
-
-@pytest.fixture(scope="module")
-def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
-    return Acts(tmp_path_factory.mktemp("tools"))
-
-
-@pytest.fixture(scope="module")
-def cell(start_shared_stack: StartStack, acts: Acts) -> Stack:
-    return start_shared_stack(scenario=SCENARIO, tools=acts.specs)
 
 
 async def kill(on: Scene, name: str) -> int:

@@ -2,21 +2,10 @@
 
 import pytest
 
-from tests.end_to_end.cells import SCENARIO, Acts
-from tests.end_to_end.conftest import StartStack
+from tests.end_to_end.cells import Acts
 from tests.end_to_end.support import Caller, Scene, scene
 from voicebus.bus.messages.events import ToolCallFailed
 from voicebus.cli.testing import Stack
-
-
-@pytest.fixture(scope="module")
-def acts(tmp_path_factory: pytest.TempPathFactory) -> Acts:
-    return Acts(tmp_path_factory.mktemp("tools"))
-
-
-@pytest.fixture(scope="module")
-def cell(start_shared_stack: StartStack, acts: Acts) -> Stack:
-    return start_shared_stack(scenario=SCENARIO, tools=acts.specs)
 
 
 async def _failed(on: Scene, caller: Caller, text: str) -> ToolCallFailed:
