@@ -411,8 +411,10 @@ def _run(runner: Runner, order: pipe.Run) -> None:
     except BaseException as error:  # also sys.exit() and Cancelled: this process goes on
         key = (order.session_id, order.call_id)
         outcome = failed_with(error, call.context.reason or runner.cancelled.get(key))
-    # Neither an alarm of this call nor what it made of a signal may end the next one.
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    # Neither a timer of this call nor what it made of a signal may end the next one.
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        signal.setitimer(timer, 0)
+    faulthandler.cancel_dump_traceback_later()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for name, value in usual.items():
         os.environ.pop(name, None)

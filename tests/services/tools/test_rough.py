@@ -239,10 +239,17 @@ async def test_a_runner_on_which_too_much_hangs_is_replaced(
     assert max(map(pids.count, pids)) <= runner.COUNT_CHILDREN_EVERY
 
 
-async def test_no_alarm_and_no_deafness_is_left_for_the_next_call(driven: DrivenPool) -> None:
-    await driven.run("leaves_an_alarm")
-    assert value(await driven.run("rests", seconds=0.6)) == "rested"
+@pytest.mark.parametrize("kind", ["REAL", "VIRTUAL", "PROF", "traceback"])
+async def test_no_alarm_is_left_for_the_next_call(driven: DrivenPool, kind: str) -> None:
+    for _ in range(2):  # the runner, and its spare
+        await driven.warm("sync", 2)
+        await driven.run("leaves_an_alarm", kind=kind)
 
+    for _ in range(2):
+        assert value(await driven.run("works", seconds=0.6)) == "worked"
+
+
+async def test_no_deafness_is_left_for_the_next_call(driven: DrivenPool) -> None:
     await driven.run("leaves_a_signal_ignored")
     call_id = await driven.running("rests", seconds=60)
     driven.cancel(call_id)

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -280,10 +281,22 @@ def waits_in_threads(ctx: ToolContext) -> str:
 
 
 @tool
-def leaves_an_alarm() -> str:
-    """Have a signal come after the call, and look elsewhere."""
-    signal.setitimer(signal.ITIMER_REAL, 0.3)
+def leaves_an_alarm(kind: str) -> str:
+    """Have the process ended after the call, and look elsewhere."""
+    if kind == "traceback":
+        faulthandler.dump_traceback_later(0.3, exit=True)
+    else:
+        signal.setitimer(getattr(signal, f"ITIMER_{kind}"), 0.3)
     return "done"
+
+
+@tool
+def works(seconds: float) -> str:
+    """Take so much of the processor."""
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+    return "worked"
 
 
 @tool
