@@ -65,6 +65,7 @@ class DrivenPool:
 
     def progressed(self, key: Key, text: str) -> None:
         self.said.setdefault(key[1], []).append(text)
+        self._changed.set()
 
     def ended(self, lane: Lane, result: work.Result) -> None:
         self.results[result.call_id].set_result(result)  # a second one would raise
@@ -106,6 +107,12 @@ class DrivenPool:
         async with asyncio.timeout(PATIENCE_S):
             await self.begun[call_id].wait()
         return call_id
+
+    async def heard(self, call_id: str, text: str) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while text not in self.said.get(call_id, ()):
+                self._changed.clear()
+                await self._changed.wait()
 
     async def result(self, call_id: str) -> work.Result:
         async with asyncio.timeout(PATIENCE_S):

@@ -67,6 +67,7 @@ async def test_the_broadcast_alone_gets_a_tool_killed_that_does_not_look(cell: C
 
 async def test_each_rung_of_the_ladder_is_in_the_log_with_its_time(cell: Cell) -> None:
     call_id = await cell.running("ignores_everything")
+    await cell.until(lambda: cell.said.get(call_id) == ["deaf"])
 
     cell.cancel(call_id)
     await cell.outcome(call_id)
@@ -99,15 +100,22 @@ async def test_progress_reaches_the_session(cell: Cell) -> None:
 
 
 async def test_a_deadline_holds_while_the_dispatcher_is_away(cell: Cell) -> None:
-    call_id = cell.submit("sleep_long", budget_ms=700)
+    call_id = cell.submit("sleep_long", budget_ms=4000)
     await cell.until(lambda: call_id in cell.begun)
 
     cell.kill("dispatcher-0")
+    async with asyncio.timeout(30):
+        while "runner.stopped" not in cell.log_of("toolhost", call_id):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
     cell.start("dispatcher")
     cell.follow()
     cell.submit_again(call_id)
+    outcome = await cell.outcome(call_id)
 
-    assert (await cell.outcome(call_id)).status == "timeout"
+    # The host's word, and not that of the dispatcher, which would say so of a silent one.
+    assert outcome.status == "timeout"
+    assert outcome.failure is not None
+    assert "was stopped by force" in outcome.failure.message
 
 
 async def test_more_calls_than_a_conversation_may_have_are_busy(cell: Cell) -> None:

@@ -75,6 +75,7 @@ async def test_a_tool_that_does_not_look_is_killed_after_its_grace(
 
 async def test_a_tool_that_ignores_every_signal_is_killed_for_good(driven: DrivenPool) -> None:
     call_id = await driven.running("ignores_everything")
+    await driven.heard(call_id, "deaf")
 
     driven.cancel(call_id)
     result = await driven.result(call_id)
@@ -125,6 +126,8 @@ async def test_an_answer_given_in_spite_of_a_cancel_is_an_answer(driven: DrivenP
 async def test_a_deadline_ends_a_call_as_timeout(
     driven: DrivenPool, tool: str, signal_name: str | None
 ) -> None:
+    await driven.free("sync", 1)
+
     result = await driven.run(tool)
 
     assert (result.status, failure(result).signal) == ("timeout", signal_name)

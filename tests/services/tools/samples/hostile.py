@@ -81,9 +81,10 @@ def read_socket() -> bytes:
 
 
 @tool(timeout_s=30, grace_s=0.1)
-def ignores_everything() -> None:
+def ignores_everything(ctx: ToolContext) -> None:
     """Ignore cancels and signals."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ctx.progress("deaf")
     while True:
         try:
             time.sleep(60)
@@ -103,7 +104,7 @@ def fork_tree(pids: str, count: int) -> None:
         child.wait()
 
 
-@tool(timeout_s=30)
+@tool(timeout_s=30, grace_s=20)  # however long it waits for the processor
 def polite(ctx: ToolContext) -> str:
     """Look often, and clean up."""
     try:
@@ -114,13 +115,13 @@ def polite(ctx: ToolContext) -> str:
         raise
 
 
-@tool(timeout_s=30)
+@tool(timeout_s=30, grace_s=20)
 def sleeps_politely(ctx: ToolContext) -> None:
     """Sleep, but listen."""
     ctx.sleep(60)
 
 
-@tool(timeout_s=30, grace_s=2)
+@tool(timeout_s=30, grace_s=20)
 def finishes_anyway(ctx: ToolContext) -> str:
     """Answer although it was asked to stop."""
     while not ctx.cancelled:
@@ -258,7 +259,7 @@ def too_slow() -> None:
     time.sleep(60)
 
 
-@tool(timeout_s=0.3, grace_s=0.5)
+@tool(timeout_s=0.3, grace_s=20)
 def too_slow_but_polite(ctx: ToolContext) -> None:
     """Take longer than allowed, and stop when asked."""
     ctx.sleep(60)

@@ -286,16 +286,17 @@ def leaves_an_alarm(kind: str) -> str:
     if kind == "traceback":
         faulthandler.dump_traceback_later(0.3, exit=True)
     else:
-        signal.setitimer(getattr(signal, f"ITIMER_{kind}"), 0.3)
+        signal.setitimer(getattr(signal, f"ITIMER_{kind}"), 0.3 if kind == "REAL" else 0.1)
     return "done"
 
 
-@tool
-def works(seconds: float) -> str:
-    """Take so much of the processor."""
-    until = time.process_time() + seconds
+@tool(timeout_s=55)
+def works() -> str:
+    """Take longer than each of these timers, by any clock."""
+    until = time.process_time() + 0.2
     while time.process_time() < until:
         pass
+    time.sleep(0.5)
     return "worked"
 
 
