@@ -4,14 +4,14 @@ import asyncio
 import contextlib
 import sqlite3
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import structlog
 
 from voicebus.services.session.conversation import Work
 from voicebus.services.session.journal import Commit, Journal
 from voicebus.services.session.pace import Pace
+from voicebus.services.session.thread import Thread
 
 log = structlog.get_logger("session.writer")
 
@@ -27,7 +27,6 @@ REWRITE_BYTES = 1024 * 1024 * 1024
 and who opens a session then would wait for longer than anybody does."""
 REWRITE_AGAIN_S = 3600.0
 """After a failure: the disk that has no room for a second copy will not have it soon."""
-T = TypeVar("T")
 
 
 def _remains(commits: list[Commit]) -> list[Commit]:
@@ -77,7 +76,7 @@ class Writer:
         self._whole = whole
         self._slow = slow
         self._is_slow = False
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._thread = Thread("journal")
         self._busy: asyncio.Task[None] | None = None
         self._backlog: list[Commit] = []
         """What the journal could not take; written first when it can again."""
@@ -121,7 +120,7 @@ class Writer:
         began_s = loop.time()
         late = loop.call_later(SLOW_S, self._is_late)
         try:
-            await self._in_thread(self._journal.write, owed)
+            await self._thread.do(self._journal.write, owed)
         except sqlite3.Error as error:
             if self.usable:
                 log.error("journal.lost", path=str(self._journal.path), why=str(error))
@@ -161,7 +160,7 @@ class Writer:
         later, the file is written anew, if that is owed."""
         owed = rewritten = False
         try:
-            owed = await self._in_thread(self._journal.prune, ended_before_us, replies_before_us)
+            owed = await self._thread.do(self._journal.prune, ended_before_us, replies_before_us)
         except sqlite3.Error as error:
             log.warning("journal.not_pruned", why=str(error))
         if owed and is_quiet and asyncio.get_running_loop().time() >= self._rewrite_at_s:
@@ -170,7 +169,7 @@ class Writer:
         is_empty = await asyncio.to_thread(self._journal.checkpoint, empty_log=owed)
         if rewritten and is_empty:
             with contextlib.suppress(sqlite3.Error):
-                await self._in_thread(self._journal.rewritten)
+                await self._thread.do(self._journal.rewritten)
 
     async def _rewrite(self) -> bool:
         """Whether it was done. What waits to be written ends it."""
@@ -178,7 +177,7 @@ class Writer:
             size_bytes = self._journal.size_bytes()
             if size_bytes > REWRITE_BYTES:
                 raise OSError(f"it has {size_bytes} bytes; see docs/operations.md")
-            await self._in_thread(
+            await self._thread.do(
                 self._journal.rewrite, lambda: self._busy is not None or self._is_ending
             )
         except (OSError, sqlite3.Error) as error:
@@ -188,10 +187,6 @@ class Writer:
             return False
         log.info("journal.rewritten")
         return True
-
-    async def _in_thread(self, do: Callable[..., T], *arguments: Any) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, do, *arguments)
 
     def retry(self) -> None:
         """Try again what the journal could not take, also when nothing new has come."""
@@ -225,4 +220,4 @@ class Writer:
         """Write what is left, and end the thread."""
         await self.idle()
         self._is_ending = True
-        self._thread.shutdown(wait=True)
+        self._thread.end()
