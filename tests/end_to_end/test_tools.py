@@ -158,31 +158,41 @@ async def test_a_tool_that_finishes_has_its_effect_and_the_model_hears_of_it(cel
         assert "at eight" in context(on, caller)[0]
 
 
-async def test_what_a_tool_with_effects_did_is_told_though_it_is_heard_too_late(
-    cell: Stack,
+def test_what_a_tool_with_effects_did_is_told_though_it_is_heard_too_late(
+    start_stack: StartStack,
 ) -> None:
-    async with scene(cell) as on:
-        caller = await on.caller()
-        await caller.session.send_text("table")
-        await caller.event("tool_call_progress")
+    cell = start_stack(
+        scenario=HERE / "scenarios" / "desk.toml",
+        tools=[str(HERE / "samples" / "desk.py")],
+        settings={"VOICEBUS_HEALTH_SILENT_S": "0"},  # it would continue the host in its own time
+    )
 
-        cell.kill("toolhost-0", signal.SIGSTOP)  # its runner goes on; `health` continues it
-        failed = await caller.event("tool_call_failed")
-        late = await caller.event("tool_call_late_result")
-        async with asyncio.timeout(20):
-            while not context(on, caller):
-                on.tape.changed.clear()
-                await on.tape.changed.wait()
-        await caller.event("assistant_turn_completed", nth=2)
+    async def story() -> None:
+        async with scene(cell) as on:
+            caller = await on.caller()
+            await caller.session.send_text("table")
+            await caller.event("tool_call_progress")
 
-        assert failed.data.reason == "unknown"
-        assert late.data.result == {"table": "at eight"}
-        assert ["unknown" in one for one in outputs(on, caller)] == [True]
-        (told,) = context(on, caller)
-        assert "counted as unknown" in told
-        assert "at eight" in told
-        # For the next turn to know: it is no answer, and asks for none.
-        assert len(on.tape.sent_to_provider(caller.id, "response.create")) == 2
+            cell.kill("toolhost-0", signal.SIGSTOP)  # its runner goes on
+            failed = await caller.event("tool_call_failed")
+            cell.kill("toolhost-0", signal.SIGCONT)
+            late = await caller.event("tool_call_late_result")
+            async with asyncio.timeout(20):
+                while not context(on, caller):
+                    on.tape.changed.clear()
+                    await on.tape.changed.wait()
+            await caller.event("assistant_turn_completed", nth=2)
+
+            assert failed.data.reason == "unknown"
+            assert late.data.result == {"table": "at eight"}
+            assert ["unknown" in one for one in outputs(on, caller)] == [True]
+            (told,) = context(on, caller)
+            assert "counted as unknown" in told
+            assert "at eight" in told
+            # For the next turn to know: it is no answer, and asks for none.
+            assert len(on.tape.sent_to_provider(caller.id, "response.create")) == 2
+
+    asyncio.run(story())
 
 
 async def test_a_slow_tool_has_something_said_and_is_answered_after_it(cell: Stack) -> None:
