@@ -67,8 +67,9 @@ def fold(turns: Turns, data: Data) -> Turns:
         case events.ToolCallCompleted(call_id=call) | events.ToolCallFailed(call_id=call):
             answered = turns.answered | ({turns.asked_by.get(call, "")} & turns.batches)
             return replace(turns, calls=turns.calls - {call}, answered=answered)
-        case events.ToolBatchSubmitted(turn_id=turn):
-            is_due = turns.is_due or turn not in turns.stopped
+        case events.ToolBatchSubmitted(turn_id=turn, call_ids=submitted):
+            # Of a response out of band nothing is submitted, and nothing follows.
+            is_due = turns.is_due or (bool(submitted) and turn not in turns.stopped)
             return replace(turns, batches=turns.batches - {turn}, is_due=is_due)
         case events.Interrupted(responses=responses, calls=called):
             stopped = {

@@ -298,6 +298,8 @@ class ToolBatchSubmitted(Message, frozen=True, kw_only=True):
 
     turn_id: str
     call_ids: list[str]
+    """Empty for a response out of band: its calls stand in no conversation, their outcomes are the
+    client's."""
 
 
 class Interrupted(Message, frozen=True, kw_only=True):

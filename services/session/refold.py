@@ -104,8 +104,9 @@ class _Told:
         for key, call in after.calls.items():
             known = before.calls.get(key)
             is_closing = after.phase == "closed" and (known is None or known.phase != "ended")
+            is_apart = call.told == "apart"  # it stood in no conversation
             is_gone = call.told == "deleted" and call.generation != after.generation
-            if is_closing or (is_gone and (known is None or known.told != "deleted")):
+            if is_closing or is_apart or (is_gone and (known is None or known.told != "deleted")):
                 self.excused.add(key)
 
     def dangling(self, state: State) -> list[str]:

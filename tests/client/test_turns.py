@@ -22,6 +22,8 @@ def call(turn: str = "r1", call_id: str = "c1") -> Message:
 RESULT = events.ToolCallCompleted(call_id="c1", name="weather", result=1)
 CANCELLED = events.ToolCallFailed(call_id="c1", name="weather", reason="cancelled", error="")
 SUBMITTED = events.ToolBatchSubmitted(turn_id="r1", call_ids=["c1"])
+SUBMITTED_NOTHING = events.ToolBatchSubmitted(turn_id="r1", call_ids=[])
+"""Of a response out of band."""
 SPEAKS = events.UserSpeechStarted(at_ms=0)
 STOPS = events.UserSpeechStopped(at_ms=1)
 SECOND = events.ToolCallCompleted(call_id="c2", name="weather", result=1)
@@ -39,6 +41,7 @@ BARGE_IN = events.Interrupted(turn_id="r1", reason="barge_in", responses=["r1"])
         ([started(), call(), completed()], False),
         ([started(), call(), completed(), RESULT], False),
         ([started(), call(), completed(), RESULT, SUBMITTED], False),
+        ([started(), call(), completed(), RESULT, SUBMITTED_NOTHING], True),
         ([started(), call(), completed(), RESULT, SUBMITTED, started("r2")], False),
         ([started(), call(), completed(), RESULT, SUBMITTED, started("r2"), completed("r2")], True),
         ([started(), SPEAKS, BARGE_IN, completed(status="cancelled")], False),

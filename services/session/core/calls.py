@@ -56,6 +56,8 @@ def wrote(d: Draft, event: i.OutputItemDone) -> None:
     """The call is written. One of a response that was given up is nobody's: it must not dangle."""
     if not responses.is_over(d, event.response_id):
         closed(d, event.response_id, event.output_index, event.item)
+    elif responses.is_out_of_band(d, event.response_id):
+        pass  # it stands in no conversation
     elif _is_ours(d, event.item) and event.item.call_id not in d.s.calls:
         _forget_item(d, event.item.item_id, event.item.call_id or "")
 
@@ -80,6 +82,7 @@ def _collect(d: Draft, response_id: str, output_index: int, item: i.Item) -> Cal
         output_index=output_index,
         name=item.name or "",
         generation=d.s.generation,
+        told="apart" if responses.is_out_of_band(d, response_id) else "no",
     )
     d.s.calls = with_(d.s.calls, call.call_id, call)
     d.publish(ToolCallStarted(turn_id=response_id, call_id=call.call_id, name=call.name))
@@ -135,7 +138,11 @@ def response_done(d: Draft, event: i.ResponseDone) -> None:
             _end(d, call, "cancelled", failure=Failure(message=f"not run: {why}"))
             _delete(d, d.s.calls[call.call_id])
         return
-    batch = Batch(response_id=event.response_id, call_ids=tuple(call.call_id for call in mine))
+    batch = Batch(
+        response_id=event.response_id,
+        call_ids=tuple(call.call_id for call in mine),
+        apart=responses.is_out_of_band(d, event.response_id),
+    )
     if responses.is_interrupted(d, event.response_id):
         # Interrupted while it was being finished: its calls never had a turn.
         for call in mine:
@@ -251,7 +258,7 @@ def _ended_late(d: Draft, call: Call, event: i.ToolEnded) -> None:
     """Another word on a call that has ended: a repetition, or how it ended after all."""
     if event.status == call.status or call.late_status is not None:
         return  # outcomes are repeated until the pool hears that they were heard
-    is_told = call.effects == "once"
+    is_told = call.effects == "once" and call.told != "apart"
     if event.status != "ok" and not is_told:
         return
     d.s.calls = with_(d.s.calls, call.call_id, replace(call, late_status=event.status))
@@ -389,7 +396,7 @@ def _settle(d: Draft, response_id: str) -> None:
     if batch is None or batch.settled:
         return
     mine = [d.s.calls[call_id] for call_id in batch.call_ids]
-    if any(call.phase != "ended" and call.told == "no" for call in mine):
+    if any(call.phase != "ended" and call.told in ("no", "apart") for call in mine):
         return
     told = [call.call_id for call in mine if call.told == "no"]
     for call_id in told:
@@ -399,7 +406,7 @@ def _settle(d: Draft, response_id: str) -> None:
 
 def _finish(d: Draft, batch: Batch, told: list[str], *, respond: bool) -> None:
     d.s.batches = with_(d.s.batches, batch.response_id, replace(batch, settled=True))
-    if told:
+    if told or batch.apart:
         d.publish(ToolBatchSubmitted(turn_id=batch.response_id, call_ids=told))
     if respond:
         d.s.rounds += 1
@@ -435,6 +442,8 @@ def is_output(d: Draft, item: i.Item) -> bool:
 
 
 def _delete(d: Draft, call: Call) -> None:
+    if call.told == "apart":
+        return
     if call.generation == d.s.generation:
         _forget_item(d, call.item_id, call.call_id)
     d.s.calls = with_(d.s.calls, call.call_id, replace(call, told="deleted"))
@@ -465,7 +474,9 @@ def _as_context(d: Draft, call: Call, output: str) -> None:
 def uninterrupted(d: Draft) -> list[Batch]:
     """The batches at work that no interruption has met yet."""
     return [
-        batch for batch in d.s.batches.values() if not batch.settled and not batch.interrupted_us
+        batch
+        for batch in d.s.batches.values()
+        if not batch.settled and not batch.interrupted_us and not batch.apart
     ]
 
 

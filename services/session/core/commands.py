@@ -20,8 +20,8 @@ WANTING = ANSWERED | {"commit_audio"}
 """Commands after which a response may have to wait for its turn."""
 GIVEN_LIMIT = 8
 """Images and other items that a new connection is told again; older ones are left out."""
-AT_ONCE = frozenset({"interrupt", "close", "report_playback"})
-"""Commands that never wait for it."""
+AT_ONCE = frozenset({"interrupt", "close", "report_playback", "submit_tool_output", "approve"})
+"""Commands that never wait for it. What a call waits for must not be late for its deadline."""
 
 M = TypeVar("M", bound=Message)
 

@@ -18,7 +18,7 @@ from voicebus.services.session.core.state import Batch
 def _waited_for(d: Draft) -> Iterator[tuple[Batch, int]]:
     """The batches of which a tool runs, and since when."""
     for batch in d.s.batches.values():
-        if batch.filled or batch.settled or batch.interrupted_us:
+        if batch.filled or batch.settled or batch.interrupted_us or batch.apart:
             continue
         began = [
             call.began_us

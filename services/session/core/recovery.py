@@ -62,7 +62,7 @@ def _leave_connection(d: Draft, turn_reason: str) -> None:
     """What belonged to the old connection ends or is wanted anew; nothing is asked of it again."""
     d.s.generation += 1
     d.s.asked = {}
-    d.s.speaking_us = 0
+    d.s.speaking_us, d.s.stifled = 0, False
     if d.s.update is not None:
         d.s.updates, d.s.update = (d.s.update, *d.s.updates), None
     wanted: list[Create] = []

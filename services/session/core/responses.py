@@ -144,31 +144,32 @@ def pump(d: Draft) -> None:
         _ask(d, create)
 
 
+def _first_manual(d: Draft) -> Create | None:
+    """The next of the clients' own for the default conversation."""
+    waiting = (one for one in d.s.queue if not one.automatic and not one.out_of_band)
+    return next(waiting, None)
+
+
 def _may_be_asked(d: Draft, create: Create) -> bool:
     """Whether nothing but time stands in its way."""
     if create.out_of_band:
         return True
     if create.automatic and d.s.speaking_us:
         return False
+    if not create.automatic and (first := _first_manual(d)) and first.tag != create.tag:
+        return False  # that one waits for a retry: they keep their order
     return d.s.creating is None and active_default(d) is None
 
 
 def _is_answered_by_another(d: Draft, create: Create) -> bool:
     """A client's own plain create sees the tool outputs, too: one answer instead of two."""
-    if not create.automatic:
+    other = _first_manual(d) if create.automatic else None
+    if other is None or other.overrides or other.not_before_us > d.now_us:
         return False
-    for other in d.s.queue:
-        if other.automatic or other.overrides or other.not_before_us > d.now_us:
-            continue
-        stricter = replace(other, tool_choice=_stricter(other.tool_choice, create.tool_choice))
-        d.s.queue = tuple(
-            stricter if waiting is other else waiting
-            for waiting in d.s.queue
-            if waiting.tag != create.tag
-        )
-        _ask(d, stricter)
-        return True
-    return False
+    stricter = replace(other, tool_choice=_stricter(other.tool_choice, create.tool_choice))
+    d.s.queue = tuple(waiting for waiting in d.s.queue if waiting.tag != create.tag)
+    _ask(d, stricter)
+    return True
 
 
 def _ask(d: Draft, create: Create) -> None:
@@ -210,6 +211,10 @@ def drop_queue(d: Draft) -> bool:
     dropped = len(kept) < len(d.s.queue) or (d.s.creating is not None and not d.s.creating.unwanted)
     d.s.queue = kept
     unwant(d)
+    if d.s.unanswered:
+        # The provider will answer the caller by itself; there is no id to cancel by yet.
+        d.s.unanswered, d.s.stifled = False, True
+        return True
     return dropped
 
 
@@ -224,7 +229,7 @@ def unwant(d: Draft) -> None:
 
 def started(d: Draft, event: i.ResponseStarted) -> None:
     """The provider announced a response: ours, or one of its turn detection."""
-    if event.response_id in d.s.responses:
+    if event.response_id in d.s.responses or event.response_id in d.s.forgotten:
         return
     before = active_default(d)
     response = _begin(d, event)
@@ -243,9 +248,10 @@ def _begin(d: Draft, event: i.ResponseStarted) -> Response:
     create, late = _claim(d, event.tag, event.out_of_band)
     out_of_band = event.out_of_band or (create is not None and create.out_of_band)
     is_foreign = create is None and not late and not out_of_band
-    answers = _answers_automatic(d) if is_foreign else None
+    is_stifled = is_foreign and d.s.stifled
+    answers = _answers_automatic(d) if is_foreign and not is_stifled else None
     if not out_of_band:
-        d.s.unanswered = False
+        d.s.unanswered = d.s.stifled = False
     response = Response(
         response_id=event.response_id,
         out_of_band=out_of_band,
@@ -258,7 +264,7 @@ def _begin(d: Draft, event: i.ResponseStarted) -> Response:
     )
     d.s.responses = with_(d.s.responses, event.response_id, response)
     d.publish(AssistantTurnStarted(turn_id=event.response_id), response.cause)
-    if late or (create is not None and create.unwanted):
+    if late or is_stifled or (create is not None and create.unwanted):
         interrupted = replace(response, interrupted=True)
         d.s.responses = with_(d.s.responses, event.response_id, interrupted)
         d.do(fx.Flush((event.response_id,), "interrupted before it was announced"))
@@ -411,6 +417,8 @@ def done(d: Draft, event: i.ResponseDone) -> bool:
     """
     response = d.s.responses.get(event.response_id)
     if response is None:
+        if event.response_id in d.s.forgotten:
+            return False
         response = _unannounced(d, event)
     elif not response.active:
         return False
@@ -447,7 +455,7 @@ def _unannounced(d: Draft, event: i.ResponseDone) -> Response:
         seen_us=d.now_us,
     )
     if not response.out_of_band:
-        d.s.unanswered = False
+        d.s.unanswered = d.s.stifled = False
     d.publish(AssistantTurnStarted(turn_id=event.response_id), response.cause)
     return response
 
@@ -457,11 +465,13 @@ def _failed(d: Draft, event: i.ResponseDone, response: Response) -> None:
     if event.rate_limited:
         _rate_limited(d, event.retry_after_ms or RETRY_MS, details, response)
         return
+    if event.fatal:
+        return  # the end of the session tells it
     d.publish(
         Error(
             code=str(details.get("code") or details.get("type") or "response_failed"),
             error=str(details.get("message") or "the provider could not finish the response"),
-            recoverable=not event.fatal,
+            recoverable=True,
             details=details,
         ),
         response.cause,
@@ -531,7 +541,7 @@ def _already_active(d: Draft, event: i.ProviderRefused) -> None:
         return
     active = active_default(d)
     blocked = active is not None
-    if create.automatic and active is not None and not active.missed:
+    if create.automatic and active is not None and not (active.missed or active.cancelling):
         changed = replace(active, answers=create)
         d.s.responses = with_(d.s.responses, active.response_id, changed)
         return  # that response answers it

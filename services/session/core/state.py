@@ -125,8 +125,8 @@ class Call(Part, frozen=True, kw_only=True):
     output: str = ""
     """What the model is told."""
     ended_us: int = 0
-    told: Literal["no", "output", "deleted", "placeholder"] = "no"
-    """What became of it in the provider's conversation."""
+    told: Literal["no", "output", "deleted", "placeholder", "apart"] = "no"
+    """What became of it in the provider's conversation; `apart`: it never stood there."""
     late_status: Status | None = None
     """How it ended after all, where that was heard too late to be its outcome."""
 
@@ -136,6 +136,9 @@ class Batch(Part, frozen=True, kw_only=True):
 
     response_id: str
     call_ids: tuple[str, ...]
+    apart: bool = False
+    """Of a response out of band: the outcomes are events, and what is made of them is the client's.
+    An output would have no call to belong to, an answer in the conversation no question."""
     interrupted_us: int = 0
     filled: bool = False
     """Something was said while its tools ran."""
@@ -235,8 +238,12 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     rotate_us: int = 0
     expiring_told: bool = False
     looked_us: int = 0
+    committed: str = ""
+    """The item of the caller's last turn: told twice, it is one turn."""
     unanswered: bool = False
     """A user turn has been committed and no response to it has begun."""
+    stifled: bool = False
+    """The provider's answer to that turn was interrupted before it began."""
     untold: tuple[tuple[str, str], ...] = ()
     """What the model is to know and no connection was there to tell: text and reference."""
     given: dict[str, dict[str, Any]] = {}

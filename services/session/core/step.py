@@ -142,6 +142,10 @@ def _is_news(d: Draft, item_id: str | None, *, over: bool) -> bool:
 
 
 def _input_committed(d: Draft, event: i.InputCommitted) -> None:
+    if event.item_id == d.s.committed:
+        return  # told twice: it is answered, or being answered, already
+    d.s.committed = event.item_id
+    d.s.stifled = False
     d.s.rounds = 0
     d.s.unanswered = provider_responds(d.s.config)
     items.committed(d, event)
@@ -193,6 +197,7 @@ def _response_over(d: Draft, event: i.ResponseDone) -> None:
         interruption.cancelled_by_provider(d, event.response_id)
     if not responses.done(d, event):
         return
+    cause = d.s.responses[event.response_id].cause
     playback.response_done(d, event.response_id)
     calls.response_done(d, event)
     calls.prune(d)
@@ -206,6 +211,7 @@ def _response_over(d: Draft, event: i.ResponseDone) -> None:
             "error",
             code=str(error.get("code") or error.get("type") or "provider_error"),
             message=str(error.get("message") or "the provider refuses to answer"),
+            cause=cause,
         )
         return
     link.check_tokens(d)

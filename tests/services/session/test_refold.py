@@ -133,3 +133,14 @@ def test_a_call_whose_item_nobody_deletes_dangles(monkeypatch: pytest.MonkeyPatc
         stage.play(done(f"r{number}"), tool_ok(f"c{number}"))
 
     assert stage.again().dangling == ["c0", "c1"]
+
+
+def test_a_call_out_of_band_does_not_dangle() -> None:
+    stage = Journaled(tools=[tool("a")])
+    stage.command("create_response", overrides={"conversation": "none"})
+    stage.play(created("x", stage.last_tag, out_of_band=True), *call("x", "c0", "a"), done("x"))
+    stage.play(tool_ok("c0"))
+
+    found = stage.again()
+
+    assert (found.dangling, found.outputs) == ([], {})

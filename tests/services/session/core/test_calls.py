@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from voicebus.bus.messages.commands import SessionConfig
+from voicebus.bus.messages.commands import OnInterrupt, SessionConfig
 from voicebus.bus.messages.events import (
     ApprovalRequested,
     AssistantTurnCompleted,
@@ -31,10 +31,12 @@ from voicebus.services.session.testing import (
     done,
     events,
     kinds,
+    message,
     of,
     refused,
     replies,
     requests,
+    sound,
     speech_started,
     tool,
     tool_failed,
@@ -772,3 +774,67 @@ def test_a_call_of_the_providers_in_a_response_that_was_given_up_is_left_alone()
     stage.play(created(), done())
 
     assert requests(stage.play(*call("r1", "theirs", "x_search"))) == []
+
+
+def apart(policy: OnInterrupt = "drop") -> Stage:
+    """A response out of band with a call, c0, beside an answer that is heard."""
+    config = SessionConfig(turn_detection="none", on_interrupt=policy, lease_s=10_000)
+    stage = Stage(config, tools=[tool("a")])
+    stage.command("create_response", overrides={"conversation": "none"})
+    stage.play(created("x", stage.last_tag, out_of_band=True), *call("x", "c0", "a"))
+    return stage
+
+
+def test_a_call_out_of_band_has_an_outcome_and_disturbs_no_conversation() -> None:
+    stage = apart()
+    started = stage.play(done("x"))
+
+    ended = stage.play(tool_ok("c0", 42))
+
+    assert of(started, fx.Submit) != []
+    assert kinds(ended) == ["tool_call_completed", "tool_batch_submitted"]
+    assert of(ended, ToolBatchSubmitted) == [ToolBatchSubmitted(turn_id="x", call_ids=[])]
+    assert requests(ended) == []
+
+
+@pytest.mark.parametrize("policy", ["drop", "submit", "submit-completed-only"])
+def test_an_interruption_leaves_a_call_out_of_band_running(policy: OnInterrupt) -> None:
+    stage = apart(policy)
+    stage.play(done("x"))
+
+    effects = stage.command("interrupt")
+
+    assert kinds(effects) == []
+    assert kinds(stage.play(tool_ok("c0"))) == ["tool_call_completed", "tool_batch_submitted"]
+
+
+def test_of_a_call_out_of_band_that_never_runs_nothing_is_deleted() -> None:
+    stage = apart()
+    cut_short = stage.play(done("x", "incomplete", "max_output_tokens"))
+    late = stage.play(*call("x", "c1", "a"))
+
+    assert kinds(cut_short) == ["assistant_turn_completed", "tool_call_failed"]
+    assert requests(cut_short) == requests(late) == []
+
+
+@pytest.mark.parametrize("policy", ["drop", "submit", "submit-completed-only"])
+def test_calls_of_an_interrupted_response_out_of_band_never_run_and_are_nobodys(
+    policy: OnInterrupt,
+) -> None:
+    stage = apart(policy)
+    stage.play(*message("x", "m"), sound("x", "m"))
+    stage.command("interrupt")
+    before = len(stage.effects)
+
+    stage.play(done("x"))
+
+    assert of(stage.effects, fx.Submit) == []
+    assert requests(stage.effects[before:]) == []
+
+
+def test_a_late_word_on_a_call_out_of_band_is_an_event_and_nothing_more() -> None:
+    stage = apart()
+    stage.play(done("x"), tool_failed("c0", "unknown"))
+
+    assert kinds(stage.play(tool_ok("c0"))) == ["tool_call_late_result"]
+    assert of(stage.effects, fx.AddContext) == []

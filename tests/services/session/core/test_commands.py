@@ -14,6 +14,7 @@ from voicebus.services.session.testing import (
     created,
     done,
     events,
+    kinds,
     message,
     of,
     refused,
@@ -380,3 +381,18 @@ def test_a_transcription_session_commits_without_wanting_an_answer() -> None:
     stage = Stage(SessionConfig(session_type="transcription", turn_detection="none"))
 
     assert requests(stage.command("commit_audio")) == [fx.CommitInput()]
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_what_a_call_waits_for_does_not_wait_for_the_provider(lost: bool) -> None:
+    tools = [tool("mine"), tool("asks", approval=True)]
+    stage = Stage(tools=tools, client_tools=["mine"])
+    stage.play(created(), *call("r1", "c1", "mine"), *call("r1", "c2", "asks", 1), done())
+    if lost:
+        stage.play(i.ProviderDisconnected(generation=1, code=1006))
+
+    submitted = stage.command("submit_tool_output", call_id="c1", result=1)
+    approved = stage.command("approve", call_id="c2", approve=True)
+
+    assert replies([*submitted, *approved]) == {"submit_tool_output-1": "ok", "approve-2": "ok"}
+    assert kinds([*submitted, *approved]) == ["tool_call_completed", "tool_call_dispatched"]

@@ -155,3 +155,11 @@ def test_one_of_a_lost_connection_is_not_asked_for_again() -> None:
     )
 
     assert asked(effects) == []
+
+
+def test_nobody_waits_for_a_tool_of_a_response_out_of_band() -> None:
+    stage = Stage(CONFIG, tools=[tool("look")])
+    stage.command("create_response", overrides={"conversation": "none"})
+    stage.play(created("x", stage.last_tag, out_of_band=True), *call("x", "c0", "look"), done("x"))
+
+    assert asked(stage.wait(10)) == []

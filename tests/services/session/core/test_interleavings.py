@@ -63,6 +63,16 @@ DETECTIONS: list[ServerVad | str] = [
 ]
 
 
+FINAL = (
+    i.ItemAdded,
+    i.OutputItemAdded,
+    i.OutputItemDone,
+    i.ResponseStarted,
+    i.ResponseDone,
+    i.InputCommitted,
+)
+
+
 class CheckedStage(Stage):
     """A stage that checks each step and keeps everything to play it again."""
 
@@ -128,6 +138,8 @@ class Conversations(RuleBasedStateMachine):
         self.forbidden: set[str] = set()
         """Calls that were interrupted and whose policy allows them no output."""
         self.started: set[str] = set()
+        self.apart: set[str] = set()
+        """Calls of responses out of band."""
         self.submitted: dict[str, str] = {}
         self.closed = False
         self.new_connection()
@@ -147,6 +159,8 @@ class Conversations(RuleBasedStateMachine):
         """Response id -> whether it is out of band."""
         self.written: dict[str, list[i.Item]] = {}
         self.events.clear()
+        self.past = deque[i.AnyInput](maxlen=40)
+        """What may be told again, long after."""
         self.requests.clear()
         self.unanswered: dict[str, int] = {}
         """Creates for the default conversation that the provider has not answered, since when."""
@@ -245,6 +259,7 @@ class Conversations(RuleBasedStateMachine):
             self.forbidden.discard(ask.request.call_id)
         elif isinstance(ask.request, fx.AddOutput):
             call_id, is_promise = ask.request.call_id, '"running"' in ask.request.output
+            assert call_id not in self.apart, f"{call_id} stands in no conversation"
             assert is_promise or call_id not in self.forbidden, f"{self.policy} forbids {call_id}"
             self.told.add(call_id)
         elif isinstance(ask.request, fx.DeleteItem):
@@ -346,6 +361,8 @@ class Conversations(RuleBasedStateMachine):
                 self.excuse()  # the caller is answered instead
             self.stage.play(event)
             self.collect()
+            if isinstance(event, FINAL):
+                self.past.append(event)
 
     @rule()
     def everything_arrives(self) -> None:
@@ -400,6 +417,12 @@ class Conversations(RuleBasedStateMachine):
             self.stage.play(event)
             self.collect()
 
+    @precondition(lambda self: self.past and self.is_live)
+    @rule(data=st.data())
+    def an_event_arrives_again_later(self, data: st.DataObject) -> None:
+        self.stage.play(data.draw(st.sampled_from(list(self.past))))
+        self.collect()
+
     @precondition(lambda self: self.active and self.is_live)
     @rule(data=st.data(), ms=st.integers(0, 5000), index=st.integers(0, 1))
     def a_response_speaks(self, data: st.DataObject, ms: int, index: int) -> None:
@@ -421,7 +444,7 @@ class Conversations(RuleBasedStateMachine):
         )
         self.events.append(words)
 
-    @precondition(lambda self: any(not apart for apart in self.active.values()) and self.is_live)
+    @precondition(lambda self: self.active and self.is_live)
     @rule(
         data=st.data(),
         name=st.sampled_from(NAMES),
@@ -429,11 +452,14 @@ class Conversations(RuleBasedStateMachine):
         whole=st.booleans(),
     )
     def a_response_calls(self, data: st.DataObject, name: str, arguments: str, whole: bool) -> None:
-        r = data.draw(st.sampled_from(sorted(r for r, apart in self.active.items() if not apart)))
+        r = data.draw(st.sampled_from(sorted(self.active)))
         call_id = self.id("c")
         index = len(self.written[r])
         item = call_item(call_id, name, arguments, "completed" if whole else "incomplete")
-        self.items[item.item_id] = call_id
+        if self.active[r]:
+            self.apart.add(call_id)
+        else:
+            self.items[item.item_id] = call_id
         self.written[r].append(item)
         self.events.append(i.OutputItemAdded(response_id=r, output_index=index, item=item))
         self.events.append(i.OutputItemDone(response_id=r, output_index=index, item=item))

@@ -943,3 +943,133 @@ def test_an_output_that_stands_while_our_own_response_is_active_changes_nothing_
     responses.output_stands(d := Draft(stage.state, stage.now_us))
 
     assert not d.s.responses["r1"].missed
+
+
+def test_what_is_forgotten_neither_begins_nor_ends_again() -> None:
+    stage = Stage()
+    for number in range(20):
+        stage.play(created(f"r{number}"), done(f"r{number}"))
+
+    assert stage.play(created("r0")) == stage.play(done("r1")) == []
+
+
+def rate_limited(r: str, wait_ms: int) -> i.AnyInput:
+    error = {"code": "rate_limit_exceeded"}
+    return done(r, "failed", error=error, rate_limited=True, retry_after_ms=wait_ms)
+
+
+def test_creates_of_clients_keep_their_order_also_where_the_first_is_tried_again() -> None:
+    stage = Stage(MANUAL)
+    stage.command("send_text", text="first")
+    first = stage.last_tag
+    stage.play(created("r1", first), rate_limited("r1", 5000))
+
+    overtaking = stage.command("send_text", text="second")
+    retried = stage.wait(6)
+
+    assert of(overtaking, fx.CreateResponse) == []
+    assert [one.tag for one in of(retried, fx.CreateResponse)] == [first]
+    assert len(of(stage.play(created("r2", first), done("r2")), fx.CreateResponse)) == 1
+
+
+def test_a_clients_create_that_answers_outputs_overtakes_no_other_of_a_clients() -> None:
+    stage = Stage(MANUAL, tools=[tool("a")])
+    stage.play(created(), *call("r1", "c1", "a"), done(), created("r2"), tool_ok("c1"))
+    stage.command("create_response", overrides={"instructions": "first"})
+    stage.command("send_text", text="second")
+
+    asked = of(stage.play(done("r2")), fx.CreateResponse)
+    for number in (3, 4):
+        asked += of(
+            stage.play(created(f"r{number}", asked[-1].tag), done(f"r{number}")), fx.CreateResponse
+        )
+
+    assert [one.overrides for one in asked] == [{}, {"instructions": "first"}, {}]
+
+
+def heard(stage: Stage, item: str = "u1") -> None:
+    """The caller's turn is over, and the provider is about to answer it."""
+    stage.play(speech_started(item=item), speech_stopped(item=item), i.InputCommitted(item_id=item))
+
+
+def test_an_interrupt_before_the_providers_own_answer_waits_and_then_names_it() -> None:
+    stage = echoing()
+    heard(stage)
+
+    interrupted = stage.command("interrupt")
+    effects = stage.play(created("r1"))
+
+    assert kinds(interrupted) == ["interrupted"]
+    assert of(effects, fx.CancelResponse) == [fx.CancelResponse("r1")]
+    assert [one.responses for one in of(effects, fx.Flush)] == [("r1",)]
+
+
+def test_an_interrupt_before_the_providers_own_answer_reaches_no_later_one() -> None:
+    stage = echoing()
+    heard(stage)
+    stage.command("interrupt")
+    stage.play(created("r1"), done("r1", "cancelled", "client_cancelled"))
+    second = stage.play(created("r2"))
+
+    silent = echoing()
+    heard(silent)
+    silent.command("interrupt")
+    heard(silent, "u2")
+
+    ended = echoing()
+    heard(ended)
+    ended.command("interrupt")
+    ended.play(done("unannounced"))
+
+    mine = echoing()
+    heard(mine)
+    mine.command("interrupt")
+    mine.command("send_text", text="Hello")
+    ours = mine.play(created("r1", mine.last_tag))
+
+    for effects in (second, silent.play(created("r1")), ended.play(created("r1")), ours):
+        assert requests(effects) == []
+        assert of(effects, fx.Flush) == []
+
+
+def test_an_answer_that_was_interrupted_before_it_began_answers_no_outputs() -> None:
+    stage = Stage(SUBMIT, tools=[tool("a")])
+    stage.command("send_text", text="Hello")
+    stage.play(created("r1", stage.last_tag), *call("r1", "c1", "a"), done())
+    heard(stage)
+    stage.command("interrupt")
+    stage.play(tool_ok("c1"))
+    asked = stage.last_event_id
+
+    stage.play(created("r2"), refused("active", asked, "already_active"))
+    effects = stage.play(done("r2", "cancelled", "client_cancelled"))
+
+    assert len(of(effects, fx.CreateResponse)) == 1
+
+
+def test_an_answer_that_was_interrupted_before_it_began_takes_none_that_wait() -> None:
+    stage = Stage(SUBMIT, tools=[tool("a")])
+    stage.command("send_text", text="Hello")
+    stage.play(created("r1", stage.last_tag), *call("r1", "c1", "a"), done())
+    heard(stage)
+    stage.command("interrupt")
+    stage.play(speech_started(item="u2"), tool_ok("c1"))
+
+    stage.play(created("r2"))
+    stage.play(done("r2", "cancelled", "turn_detected"), speech_stopped(item="u2"))
+
+    assert len(of(stage.wait(5), fx.CreateResponse)) == 1
+
+
+def test_a_response_that_failed_for_good_leaves_its_error_to_the_end_of_the_session() -> None:
+    stage = Stage(MANUAL)
+    stage.command("send_text", text="Hello")
+    answered(stage)
+
+    effects = stage.play(done("r1", "failed", error={"code": "insufficient_quota"}, fatal=True))
+
+    told = [effect for effect in effects if isinstance(effect, fx.Publish)]
+    assert kinds(told) == ["assistant_turn_completed", "error", "session_closed"]
+    assert {one.cause for one in told} == {"send_text-1"}
+    (error,) = of(effects, Error)
+    assert not error.recoverable

@@ -543,3 +543,10 @@ def test_an_output_is_announced_while_a_response_is_active_that_did_not_see_it()
 
     assert stage.state.responses["vad"].missed
     assert "o" in stage.state.items
+
+
+def test_a_turn_that_is_committed_twice_is_answered_once() -> None:
+    stage = Stage()
+    stage.play(i.InputCommitted(item_id="u1"), created("r1"), i.InputCommitted(item_id="u1"))
+
+    assert requests(stage.play(done("r1"))) == []
