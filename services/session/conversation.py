@@ -384,7 +384,7 @@ class Conversation:
                 tool=call.name,
                 args=call.args,
                 epoch=self.state.epoch,
-                budget_ms=max(1, (call.until_us - now_us) // 1000),
+                budget_ms=max(1, call.timeout_ms - (now_us - call.began_us) // 1000),
                 resubmit=True,
             )
             for call in self.state.calls.values()

@@ -35,10 +35,11 @@ from voicebus.services.session.core.state import Batch, Call
 
 ROUND_LIMIT = 8
 """Tool rounds per user turn; the follow-up of the last one must do without tools."""
-POOL_GRACE_MS = 3_000
-"""How much longer than its deadline the session waits for the pool's word on a call."""
-CANCEL_GRACE_US = 5_000_000
-"""How long the session waits for the pool's word on a call that was told to stop."""
+POOL_GRACE_MS = 4_000
+"""How much longer than a call's time and grace the session waits for the pool's word. The
+dispatcher waits 3 s for a worker; what it then says of the call is more exact."""
+CANCEL_GRACE_MS = 5_000
+"""The same for a call that was told to stop: longer than its grace."""
 KEPT = 64
 """Ended calls that are remembered, so that a late result is known for what it is."""
 
@@ -177,7 +178,8 @@ def _run(d: Draft, call: Call) -> None:
     timeout_s = spec.timeout_s
     if d.s.config.tool_timeout_s is not None:
         timeout_s = min(timeout_s, d.s.config.tool_timeout_s)
-    call = replace(call, args=args, timeout_ms=int(timeout_s * 1000))
+    grace_ms = int(spec.grace_s * 1000) if by == "pool" else 0
+    call = replace(call, args=args, timeout_ms=int(timeout_s * 1000), grace_ms=grace_ms)
     if spec.approval:
         wait_ms = int(d.s.config.approval_timeout_s * 1000)
         call = replace(call, phase="asking", until_us=d.now_us + wait_ms * 1000)
@@ -190,8 +192,8 @@ def _run(d: Draft, call: Call) -> None:
 
 
 def _dispatch(d: Draft, call: Call) -> None:
-    grace_ms = POOL_GRACE_MS if call.by == "pool" else 0
-    until_us = d.now_us + (call.timeout_ms + grace_ms) * 1000
+    more_ms = call.grace_ms + POOL_GRACE_MS if call.by == "pool" else 0
+    until_us = d.now_us + (call.timeout_ms + more_ms) * 1000
     call = replace(call, phase="running", began_us=d.now_us, until_us=until_us)
     d.s.calls = with_(d.s.calls, call.call_id, call)
     d.publish(
@@ -498,7 +500,7 @@ def interrupted(d: Draft, batches: list[Batch], stop: list[str], reason: str) ->
         if call.phase == "asking":
             _end(d, call, "cancelled")
             continue
-        until_us = min(call.until_us, d.now_us + CANCEL_GRACE_US)
+        until_us = min(call.until_us, d.now_us + (call.grace_ms + CANCEL_GRACE_MS) * 1000)
         d.s.calls = with_(d.s.calls, call_id, replace(call, phase="cancelling", until_us=until_us))
         if call.by == "pool":
             in_pool.append(call_id)

@@ -117,6 +117,8 @@ class Call(Part, frozen=True, kw_only=True):
     effects: Literal["none", "idempotent", "once"] = "once"
     args: dict[str, Any] = {}
     timeout_ms: int = 0
+    grace_ms: int = 0
+    """How long its code may clean up when it is told to stop."""
     began_us: int = 0
     """When it was handed over to be run."""
     until_us: int = 0

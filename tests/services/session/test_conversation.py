@@ -148,7 +148,7 @@ def test_open_calls_are_submitted_again_with_what_is_left_of_their_time() -> Non
 
     assert isinstance(again, SubmitCall)
     assert (again.call_id, again.resubmit, again.args) == ("c1", True, {"city": "Berlin"})
-    assert again.budget_ms == (20 + 3) * 1000 - 5000
+    assert again.budget_ms == 20_000 - 5000
 
 
 def test_a_core_that_raises_ends_this_conversation_only_and_says_so(

@@ -345,19 +345,32 @@ def test_progress_of_an_ended_call_is_nobodys() -> None:
 def test_a_silent_pool_is_given_up_by_what_the_tool_may_have_done(
     effects: str, expected: str
 ) -> None:
-    stage = calling("a", stage=Stage(LONG, tools=[tool("a", timeout_s=2, effects=effects)]))
-    assert of(stage.wait(4.9), ToolCallFailed) == []
+    slow = tool("a", timeout_s=2, grace_s=10, effects=effects)
+    stage = calling("a", stage=Stage(LONG, tools=[slow]))
+    assert of(stage.wait(15.9), ToolCallFailed) == []
 
     (failed,) = of(stage.wait(0.2), ToolCallFailed)
 
     assert failed.reason == expected
 
 
+def test_a_tool_that_cleans_up_within_its_grace_is_not_given_up() -> None:
+    config = SessionConfig(on_interrupt="submit", turn_detection="none", lease_s=1000)
+    stage = calling("a", stage=Stage(config, tools=[tool("a", timeout_s=30, grace_s=10)]))
+    stage.command("interrupt")
+
+    early = stage.wait(9)
+    (failed,) = of(stage.play(tool_failed("c0", "cancelled")), ToolCallFailed)
+
+    assert of(early, ToolCallFailed) == []
+    assert failed.reason == "cancelled"
+
+
 def test_calls_are_given_up_each_at_its_own_time() -> None:
     stage = Stage(LONG, tools=[tool("short", timeout_s=1), tool("long", timeout_s=30)])
     calling("short", "long", stage=stage)
 
-    assert [failed.call_id for failed in of(stage.wait(5), ToolCallFailed)] == ["c0"]
+    assert [failed.call_id for failed in of(stage.wait(6), ToolCallFailed)] == ["c0"]
     assert [failed.call_id for failed in of(stage.wait(30), ToolCallFailed)] == ["c1"]
 
 
@@ -374,7 +387,7 @@ def test_a_cancelled_call_without_effects_ends_as_cancelled_when_the_pool_is_sil
     stage = calling("a", stage=Stage(config, tools=[tool("a", effects="none")]))
     stage.play(speech_started())
 
-    (failed,) = of(stage.wait(5.1), ToolCallFailed)
+    (failed,) = of(stage.wait(5.4), ToolCallFailed)
 
     assert failed.reason == "cancelled"
 
