@@ -33,3 +33,14 @@ def test_each_table_of_the_latest_peers_run_stands_on_the_page_as_it_was_printed
     tables = [Table(t["title"], tuple(t["columns"]), t["rows"]) for t in run["tables"]]
 
     assert [one.title for one in tables if report.text(one).strip() not in PAGE] == []
+
+
+def test_the_table_of_bad_listeners_stands_on_the_page_as_it_was_printed() -> None:
+    (run,) = (ROOT / "benchmarks" / "results").glob("*-listeners/run.json")
+    (table,) = [
+        Table(t["title"], tuple(t["columns"]), t["rows"])
+        for t in json.loads(run.read_text("utf-8"))["tables"]
+        if t["title"].startswith("Age of sound")
+    ]
+
+    assert report.text(table).strip() in PAGE
