@@ -26,13 +26,15 @@ class State(Message, frozen=True, kw_only=True):
 
 
 class ProcessReport(Message, frozen=True, kw_only=True):
-    """What the health listener saw happen to a process, on `system/health/0/process`."""
+    """What happened to a process: the health listener tells of those of supervisord, on
+    `system/health/0/process`, a tool host of its own, on `system/toolhost/<n>/process`."""
 
     v: int = 1
     inc: str
-    """The health listener's own incarnation."""
+    """The incarnation of whoever tells."""
     process: str
-    """`session-0`, …; `supervisord` for the one above all."""
+    """`session-0`, …; `supervisord` for the one above all; `toolhost-0/runner` and
+    `toolhost-0/forkserver` for a tool host's own."""
     pid: int | None = None
     what: Literal["died", "restarted", "frozen", "recovered", "killed", "given_up", "revived"]
     why: str | None = None

@@ -198,6 +198,10 @@ class Pool:
         """The runners' process ids."""
         return [one.process.pid for one in self._slots if one.process.pid is not None]
 
+    def server_pid(self) -> int | None:
+        """The fork server's process id."""
+        return None if self._server is None else self._server.pid
+
     # --- calls --------------------------------------------------------------------------------
 
     def call(self, call: work.Call) -> None:

@@ -264,6 +264,11 @@ class ForkServer:
             raise
 
     @property
+    def pid(self) -> int | None:
+        """Its process id, while it can fork."""
+        return self._process.pid if self._process is not None and self.is_alive else None
+
+    @property
     def is_alive(self) -> bool:
         """Whether it can fork."""
         return self._control is not None

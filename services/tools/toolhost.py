@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import os
+import signal
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
+import psutil
 
 from voicebus.bus.messages import events, work
+from voicebus.bus.messages.base import encode
+from voicebus.bus.messages.system import ProcessReport
 from voicebus.config.settings import ToolhostSettings
 from voicebus.services.runtime import CannotStart, Runtime, run
-from voicebus.services.tools import confine, process, runner, settings
+from voicebus.services.tools import confine, process, runner, settings, stopped
 from voicebus.services.tools.bridges import Bridges
 from voicebus.services.tools.membership import Membership
 from voicebus.services.tools.pool import Key, Lane, Pool, PoolSettings
@@ -36,6 +41,7 @@ class Toolhost:
         # Only the first host has them: each server once.
         self._servers = list(file.mcp) if runtime.instance == 0 else []
         self._bridges: Bridges | None = None
+        self._stopped = stopped.Watch()
 
     async def start(self) -> None:
         """Import the tools, join the pool. Raises CannotStart."""
@@ -63,6 +69,7 @@ class Toolhost:
             await asyncio.sleep(BEAT_S)
             for one in self._memberships.values():
                 one.beat()
+            self._look()
             if self._runtime.stopping.is_set():
                 continue  # it says that it is draining
             if all(one.is_welcome.is_set() for one in self._memberships.values()):
@@ -83,6 +90,40 @@ class Toolhost:
         for one in self._memberships.values():
             one.bye()
         await asyncio.sleep(0.05)  # it leaves in the background
+
+    # --- children that somebody has stopped ---
+
+    def _look(self) -> None:
+        server = self.pool.server_pid()
+        pids = self.pool.pids() if server is None else [server, *self.pool.pids()]
+        now_s = asyncio.get_running_loop().time()
+        for seen in self._stopped.looked([pid for pid in pids if _is_stopped(pid)], now_s):
+            name = "forkserver" if seen.pid == server else "runner"
+            self._tell(f"toolhost-{self._runtime.instance}/{name}", seen)
+            if seen.what != "recovered":
+                number = signal.SIGCONT if seen.what == "frozen" else signal.SIGKILL
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(seen.pid, number)
+
+    def _tell(self, name: str, seen: stopped.Seen) -> None:
+        why = {
+            "frozen": "it was stopped",
+            "recovered": "it runs again",
+            "killed": "it was still stopped after it had been woken",
+        }[seen.what]
+        report = ProcessReport(
+            inc=self._runtime.inc,
+            process=name,
+            pid=seen.pid,
+            what=seen.what,
+            why=why,
+            silent_ms=round(seen.stopped_s * 1000),
+            at_us=time.time_ns() // 1000,
+        )
+        self._runtime.publish_system("process", encode(report))
+        log = self._runtime.log
+        tell = log.info if seen.what == "recovered" else log.warning
+        tell(f"process.{seen.what}", process=name, pid=seen.pid, why=why)
 
     # --- what the pool reports ---
 
@@ -117,6 +158,13 @@ class Toolhost:
             cancel = _cancels.decode(frames[1])
             for call_id in cancel.call_ids:
                 self.pool.cancel((cancel.session_id, call_id), cancel.reason)
+
+
+def _is_stopped(pid: int) -> bool:
+    with contextlib.suppress(psutil.Error):
+        # Not a debugger's stop: whoever looks into a tool is not disturbed.
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    return False
 
 
 def _publishers(runtime: Runtime[Any]) -> list[str]:

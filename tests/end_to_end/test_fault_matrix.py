@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.end_to_end.cells import SCENARIO, Acts
@@ -28,7 +29,9 @@ PROCESSES = (
     "recorder-0",
     "gateway-0",
     "health-0",
+    "runner",
 )
+"""`runner`: all that the tool host has at that moment."""
 MOMENTS = ("silence", "speaking", "tool", "interrupt", "question")
 FAULTS = ("kill", "freeze")
 NOBODY_WAKES = {("health-0", "freeze")}
@@ -74,12 +77,17 @@ class Story:
         self.process, self.fault = process, fault
         self.is_cut = (process, fault) in CUTS_TURNS
         """Then the answer under way ends incomplete and is given once more."""
+        self.may_cost_a_call = process == "toolhost-0" or (process, fault) == ("runner", "kill")
         on.session_was_killed = (process, fault) == ("session-0", "kill")
         on.transport_was_killed = (process, fault) == ("transport-0", "kill")
 
     def strike(self) -> asyncio.Task[object]:
-        """Do it. Ends when the process is there again; a frozen one is woken by the listener."""
+        """Do it. Ends when the process is there again; a frozen one is woken by who watches it."""
         is_kill = self.fault == "kill"
+        if self.process == "runner":
+            for pid in _runners(self.on.cell):
+                os.kill(pid, signal.SIGKILL if is_kill else signal.SIGSTOP)
+            return asyncio.create_task(self.on.cell.ready("toolhost-0", within_s=BACK_S))
         pid = self.on.cell.kill(self.process, signal.SIGKILL if is_kill else signal.SIGSTOP)
         back = self.on.cell.ready(self.process, after=pid if is_kill else None, within_s=BACK_S)
         return asyncio.create_task(back)
@@ -112,7 +120,7 @@ class Story:
 
         assert [one.data.call_id for one in ends] == [call]
         assert self.acts.done(call).count("tally") == 1, "it ran twice"
-        if self.process != "toolhost-0":
+        if not self.may_cost_a_call:
             assert ends[0].kind == "tool_call_completed"
 
     async def interrupt(self, caller: Caller) -> None:
@@ -127,9 +135,9 @@ class Story:
         await caller.turn("tally", within_s=BACK_S)
         await back
         failed = [one.data.reason for one in caller.found("tool_call_failed")]
-        if self.process == "toolhost-0":
-            # The call may have gone to the host that fell: nobody knows whether it ran.
-            assert set(failed) <= {"unknown", "lost"}
+        if self.may_cost_a_call:
+            # It may have gone to the one that fell: nobody knows whether it ran.
+            assert set(failed) <= {"unknown", "lost", "crashed"}
             await caller.turn("tally", within_s=BACK_S)
         else:
             assert not failed
@@ -143,6 +151,11 @@ class Story:
         await caller.session.send_text("slow tone")
         await caller.until(lambda: len(caller.pieces()) > before + 5, "the beginning of the tone")
         return caller.pieces()[-1][1].turn_id
+
+
+def _runners(cell: Stack) -> list[int]:
+    host = psutil.Process(cell.pids()["toolhost-0"])
+    return [one.pid for one in host.children(recursive=True) if one.name() == "vb-runner"]
 
 
 @pytest.mark.parametrize(("process", "moment", "fault"), CHOSEN)

@@ -49,16 +49,27 @@ class Reports:
                 self._changed.clear()
                 await self._changed.wait()
 
+    def of_kind(self, what: str) -> list[ProcessReport]:
+        """All of that kind."""
+        return [one for one in self.all if one.what == what]
+
+    async def changed(self, within_s: float = 20.0) -> None:
+        """Until something more is told."""
+        self._changed.clear()
+        async with asyncio.timeout(within_s):
+            await self._changed.wait()
+
     async def listening(self) -> None:
         """Until the listener has been heard once."""
         await self._changed.wait()
 
 
 @contextlib.asynccontextmanager
-async def reports(cell: Stack) -> AsyncIterator[Reports]:
+async def reports(cell: Stack, role: str = "health") -> AsyncIterator[Reports]:
     one = Reports()
     with Sockets() as sockets:
-        sockets.subscriber([cell.endpoints.state("health", 0)], [b"system/health/"], one.heard)
+        topic = f"system/{role}/".encode()
+        sockets.subscriber([cell.endpoints.state(role, 0)], [topic], one.heard)
         async with asyncio.timeout(10):
             await one.listening()
         yield one
@@ -91,6 +102,50 @@ def test_whoever_is_frozen_is_named_and_goes_on(cell: Stack) -> None:
     assert cell.pids() == before
     for name in ROLES:
         cell.wait_ready(name)
+
+
+@pytest.mark.parametrize("stopped", ["runner", "forkserver"])
+def test_a_stopped_child_of_the_tool_host_is_named_and_woken(cell: Stack, stopped: str) -> None:
+    async def story() -> None:
+        async with scene(cell) as one, reports(cell, "toolhost") as told:
+            caller = await one.caller()
+            server, runners = _pool(cell)
+            pids = {server} if stopped == "forkserver" else runners
+            for pid in pids:
+                os.kill(pid, signal.SIGSTOP)
+            await caller.turn("nap")
+            while len(told.of_kind("recovered")) < len(pids):
+                await told.changed()
+
+            assert not caller.found("tool_call_failed")
+            assert {one.pid for one in told.of_kind("frozen")} == pids
+            assert {one.process for one in told.all} == {f"toolhost-0/{stopped}"}
+            assert _pool(cell) == (server, runners)
+
+    asyncio.run(story())
+
+
+def test_a_fork_server_that_stays_stopped_is_replaced(cell: Stack) -> None:
+    async def story() -> None:
+        async with scene(cell) as one, reports(cell, "toolhost") as told:
+            caller = await one.caller()
+            server, _ = _pool(cell)
+            stopping = asyncio.create_task(_keep_stopped(server))
+            killed = await told.of("toolhost-0/forkserver", "killed")
+            await stopping
+            await caller.turn("nap")
+
+            assert killed.pid == server
+            assert _pool(cell)[0] != server
+
+    asyncio.run(story())
+
+
+def _pool(cell: Stack) -> tuple[int, set[int]]:
+    """The fork server and its runners."""
+    host = psutil.Process(cell.pids()["toolhost-0"])
+    (server,) = host.children()
+    return server.pid, {one.pid for one in server.children()}
 
 
 def test_a_session_process_that_stays_frozen_is_replaced_and_its_caller_goes_on(
