@@ -57,7 +57,8 @@ class Follow(ToDispatcher, tag="follow", frozen=True, kw_only=True):
 
 
 class SubmitCall(ToDispatcher, tag="submit", frozen=True, kw_only=True):
-    """Run a tool. Again with the same ids: attaches to the running call or repeats its outcome."""
+    """Run a tool. Again with the same ids: attaches to the running call or repeats its outcome, and
+    says whether the call is background now."""
 
     session_id: str
     call_id: str

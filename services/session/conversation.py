@@ -14,7 +14,7 @@ from voicebus.bus.messages.work import CancelCalls, OutcomeAck, SubmitCall, ToDi
 from voicebus.bus.version import VERSION
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
-from voicebus.services.session.core.state import State
+from voicebus.services.session.core.state import Call, State
 from voicebus.services.session.core.step import deadline, step
 from voicebus.services.session.journal import Commit, Stored, StoredReply
 from voicebus.services.session.ledger import Ledger, Numbered
@@ -154,6 +154,10 @@ class Conversation:
                             background=background,
                         )
                     )
+                case fx.Defer(call_ids):
+                    for call_id in call_ids:
+                        again = self._submitted_again(self.state.calls[call_id], now_us)
+                        self.work.pool.append(again)
                 case fx.CancelCalls(call_ids, epoch, reason):
                     self.work.pool.append(
                         CancelCalls(
@@ -378,15 +382,19 @@ class Conversation:
     def open_pool_calls(self, now_us: int) -> list[ToDispatcher]:
         """The calls to submit again to a dispatcher that may not know them."""
         return [
-            SubmitCall(
-                session_id=self.session_id,
-                call_id=call.call_id,
-                tool=call.name,
-                args=call.args,
-                epoch=self.state.epoch,
-                budget_ms=max(1, call.timeout_ms - (now_us - call.began_us) // 1000),
-                resubmit=True,
-            )
+            self._submitted_again(call, now_us)
             for call in self.state.calls.values()
             if call.by == "pool" and call.phase in ("running", "cancelling")
         ]
+
+    def _submitted_again(self, call: Call, now_us: int) -> SubmitCall:
+        return SubmitCall(
+            session_id=self.session_id,
+            call_id=call.call_id,
+            tool=call.name,
+            args=call.args,
+            epoch=self.state.epoch,
+            budget_ms=max(1, call.timeout_ms - (now_us - call.began_us) // 1000),
+            background=call.background,
+            resubmit=True,
+        )

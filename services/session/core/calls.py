@@ -194,7 +194,13 @@ def _run(d: Draft, call: Call) -> None:
 def _dispatch(d: Draft, call: Call) -> None:
     more_ms = call.grace_ms + POOL_GRACE_MS if call.by == "pool" else 0
     until_us = d.now_us + (call.timeout_ms + more_ms) * 1000
-    call = replace(call, phase="running", began_us=d.now_us, until_us=until_us)
+    call = replace(
+        call,
+        phase="running",
+        background=call.told == "apart",
+        began_us=d.now_us,
+        until_us=until_us,
+    )
     d.s.calls = with_(d.s.calls, call.call_id, call)
     d.publish(
         ToolCallDispatched(
@@ -206,7 +212,16 @@ def _dispatch(d: Draft, call: Call) -> None:
         )
     )
     if call.by == "pool":
-        d.do(fx.Submit(call.call_id, call.name, call.args, d.s.epoch, call.timeout_ms))
+        d.do(
+            fx.Submit(
+                call.call_id,
+                call.name,
+                call.args,
+                d.s.epoch,
+                call.timeout_ms,
+                background=call.background,
+            )
+        )
 
 
 def approved(d: Draft, call_id: str, yes: bool, reason: str | None) -> bool:
@@ -519,6 +534,7 @@ def _tell_by_policy(d: Draft, batch: Batch) -> None:
     if policy == "submit":
         d.s.batches = with_(d.s.batches, batch.response_id, batch)
         _settle(d, batch.response_id)
+        _defer(d, batch)
         return
     told: list[str] = []
     for call_id in batch.call_ids:
@@ -533,6 +549,21 @@ def _tell_by_policy(d: Draft, batch: Batch) -> None:
             if call.phase == "ended" and _must_be_known(call, call.status or ""):
                 _announce(d, call, call.status or "", call.output)
     _finish(d, batch, told, respond=bool(told))
+    _defer(d, batch)
+
+
+def _defer(d: Draft, batch: Batch) -> None:
+    """What runs on though no answer waits for it lets the calls of callers who wait go first."""
+    mine = [d.s.calls[call_id] for call_id in batch.call_ids]
+    later = [
+        call
+        for call in mine
+        if call.phase == "running" and call.by == "pool" and call.told in ("deleted", "placeholder")
+    ]
+    for call in later:
+        d.s.calls = with_(d.s.calls, call.call_id, replace(call, background=True))
+    if later:
+        d.do(fx.Defer(tuple(call.call_id for call in later)))
 
 
 # --- time -------------------------------------------------------------------------------------

@@ -102,6 +102,12 @@ class Submit(Effect, frozen=True):
     background: bool = False
 
 
+class Defer(Effect, frozen=True):
+    """Tell the pool that nobody waits for these calls any more: others come first."""
+
+    call_ids: tuple[str, ...]
+
+
 class CancelCalls(Effect, frozen=True):
     """Tell the pool, in order, what was broadcast: whichever comes first."""
 

@@ -119,6 +119,8 @@ class Call(Part, frozen=True, kw_only=True):
     timeout_ms: int = 0
     grace_ms: int = 0
     """How long its code may clean up when it is told to stop."""
+    background: bool = False
+    """Nobody waits for it in silence: in the pool, those of callers who do come first."""
     began_us: int = 0
     """When it was handed over to be run."""
     until_us: int = 0

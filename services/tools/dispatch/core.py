@@ -2,6 +2,8 @@
 
 from typing import assert_never
 
+import msgspec
+
 from voicebus.bus.messages import work
 from voicebus.services.tools.dispatch import breaker, choice, expectation, workers
 from voicebus.services.tools.dispatch.effects import Effect, TellSession, TellWorker
@@ -183,6 +185,8 @@ def _submit(
         if known.submit is None:
             known.submit = message
             known.deadline_at = at + message.budget_ms / 1000
+        elif known.submit.background != message.background:
+            known.submit = msgspec.structs.replace(known.submit, background=message.background)
         if known.is_started:
             effects.append(_started(state, known, peer))
         if known.is_lost:

@@ -25,13 +25,13 @@ def conversation(inc: str = "inc-1") -> Conversation:
     return Conversation(SESSION, OpenAI(), inc, ring=100, created_us=1)
 
 
-def requested(now_us: int = 1) -> i.SessionRequested:
+def requested(now_us: int = 1, tool: ToolSpec = WEATHER) -> i.SessionRequested:
     return i.SessionRequested(
         now_us=now_us,
         command_id="open-1",
         session_id=SESSION,
         config=SessionConfig(),
-        tools=[WEATHER],
+        tools=[tool],
         transport=0,
         token="t",
         vendor="openai",
@@ -40,9 +40,9 @@ def requested(now_us: int = 1) -> i.SessionRequested:
     )
 
 
-def opened(one: Conversation) -> None:
+def opened(one: Conversation, tool: ToolSpec = WEATHER) -> None:
     for event in (
-        requested(),
+        requested(tool=tool),
         i.ProviderConnected(now_us=2, generation=1),
         i.ProviderSessionCreated(now_us=3),
         i.ProviderSessionUpdated(now_us=4, session={}),
@@ -137,6 +137,21 @@ def test_a_successor_may_begin_at_a_snapshot() -> None:
     two.recover(stored([first, second]))
 
     assert two.state == one.state
+
+
+def test_a_call_that_nobody_waits_for_any_more_is_submitted_again_as_background() -> None:
+    one = conversation()
+    opened(one, msgspec.structs.replace(WEATHER, on_interrupt="finish"))
+    calling(one)
+    one.take_work()
+
+    one.feed(i.Commanded(now_us=9, command_id="i", command="interrupt", data={}), 9)
+
+    (again,) = [m for m in one.take_work().pool if isinstance(m, SubmitCall)]
+    assert (again.call_id, again.background, again.resubmit) == ("c1", True, True)
+    (restarted,) = one.open_pool_calls(now_us=10)
+    assert isinstance(restarted, SubmitCall)
+    assert restarted.background
 
 
 def test_open_calls_are_submitted_again_with_what_is_left_of_their_time() -> None:

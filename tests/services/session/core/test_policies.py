@@ -22,6 +22,9 @@ from voicebus.services.session.testing import (
     tool_ok,
 )
 
+BACKGROUND = {"deleted", "running"}
+"""What the model was told at once of a call that runs on: then nobody waits for it in silence."""
+
 
 class Cell(NamedTuple):
     """What becomes of a call that is interrupted."""
@@ -59,12 +62,14 @@ def play(
     elif when == "finished":
         stage.play(tool_ok("c1"))
     interrupted = stage.command("interrupt")
+    deferred = "c1" in [key for one in of(interrupted, fx.Defer) for key in one.call_ids]
     stopped = "c1" in [one for told in of(interrupted, fx.Broadcast) for one in told.call_ids]
     ended = stage.play(tool_failed("c2", "cancelled"))
     if when != "finished":
         was_stopped = stopped and when == "queued"
         ended += stage.play(tool_failed("c1", "cancelled") if was_stopped else tool_ok("c1"))
     answered = bool(of([*interrupted, *ended], fx.CreateResponse))
+    assert deferred is (when != "finished" and not stopped and said_of(interrupted) in BACKGROUND)
     return Cell(stopped, said_of(interrupted), said_of(ended), answered)
 
 

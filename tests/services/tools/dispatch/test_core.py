@@ -282,6 +282,21 @@ def test_a_call_somebody_waits_for_comes_before_background_ones() -> None:
     assert calls(freed) == [("w1", "turn")]
 
 
+def test_a_waiting_call_becomes_background_when_its_session_says_so() -> None:
+    pool = Pool()
+    pool.join(free=1)
+    pool.submit("c0")
+    pool.submit("detached", tool="pay")
+    pool.submit("turn")
+
+    pool.submit("detached", tool="pay", background=True, resubmit=True)
+    first = pool.result("c0") + pool.worker("w1", work.Credit(free=1, received=1))
+    then = pool.result("turn") + pool.worker("w1", work.Credit(free=1, received=2))
+
+    assert calls(first) == [("w1", "turn")]
+    assert calls(then) == [("w1", "detached")]
+
+
 def test_background_calls_leave_one_place_for_a_caller_who_waits() -> None:
     pool = Pool()
     pool.join(free=2)
