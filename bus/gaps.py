@@ -116,3 +116,12 @@ def on_topic(last: int, seq: int, prev: int) -> Literal["next", "repeated", "gap
     if seq <= last:
         return "repeated"
     return "next" if prev <= last else "gap"
+
+
+def on_head(last: int, newest: int, *, is_new: bool) -> int:
+    """Where a subscriber of one exact topic stands after a head that names `newest` for it.
+
+    `is_new`: nothing of this incarnation was heard before. As in `hear`, one that knows less uses
+    numbers anew. Beyond what is returned, up to `newest`, he has missed something.
+    """
+    return newest if is_new and newest < last else last

@@ -80,13 +80,16 @@ class Lane {
 /** A subscriber of one kind, who sees holes in `seq` by choice: `prev` tells. */
 class Kind {
   constructor(session, kind, last = 0) {
-    Object.assign(this, { session, kind, last });
+    Object.assign(this, { session, kind, last, incs: new Set() });
   }
 
   frames(frames) {
     const event = parse(frames, this.session);
+    const isNew = !this.incs.has(event?.inc);
+    this.incs.add(event?.inc);
     if (event?.kind === "head") {
       const newest = event.data.topics?.[this.kind] ?? 0;
+      if (isNew && newest < this.last) this.last = newest; // as in Lane
       const missing = newest > this.last ? [this.last + 1, newest] : null;
       return { verdict: "head", ready: [], missing };
     }

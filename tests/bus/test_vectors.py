@@ -61,12 +61,16 @@ class Kind:
         self._session_id = session_id
         self._kind = kind
         self._last = last
+        self._incs: set[str] = set()
 
     def frames(self, frames: list[bytes]) -> Said:
         header = _header(frames, self._session_id)
+        is_new = header.get("inc") not in self._incs
+        self._incs.add(header.get("inc", ""))
         match header:
             case {"kind": "head", "data": {"topics": dict(heads)}}:
                 newest = heads.get(self._kind, 0)
+                self._last = gaps.on_head(self._last, newest, is_new=is_new)
                 lost = [self._last + 1, newest] if newest > self._last else None
                 return Said("head", [], lost)
             case {"seq": int(seq), "prev": int(prev)}:

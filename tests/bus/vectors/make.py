@@ -229,6 +229,17 @@ CASES = [
         head(14, [4, 13], topics={U: 13, T: 14}),
         kind=U,
     ),
+    case(
+        "one kind: a publisher whose journal was lost uses numbers anew",
+        event(3, "next", [3], None, kind=U, prev=0),
+        event(9, "next", [9], None, kind=U, prev=3),
+        event(12, "next", [12], None, kind=U, prev=9),
+        head(10, None, inc=SECOND, topics={U: 3, T: 10}),
+        event(11, "next", [11], None, kind=U, prev=3, inc=SECOND),
+        head(10, None, topics={U: 9, T: 10}),
+        event(11, "repeated", [], None, kind=U, prev=3, inc=SECOND),
+        kind=U,
+    ),
 ]
 
 
