@@ -1,10 +1,12 @@
 """What the model wrote as arguments: JSON, an object, and, for a client's tool, its schema.
 
-The pool checks its own tools against their code. A client's tool has no runner that could, so the
-common part of JSON Schema is checked here; what is not known of it is let through.
+The pool checks its own tools against their code. A client's tool has no runner that could, so what
+schemas commonly hold is checked here. The rest is let through: patterns, whose search may never
+end, formats, and whatever else JSON Schema has.
 """
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -12,7 +14,21 @@ import msgspec
 from voicebus.bus.depth import VALUE_DEPTH_LIMIT, is_deep
 
 DEPTH_LIMIT = 16
+CHECK_LIMIT = 10_000
+"""Comparisons made for one call: alternatives within alternatives have no end."""
+NAMED = 3
+"""Alternatives that are named where none fits."""
+SHOWN = 200
+"""Characters of a wrong value that are shown."""
+WHOLE = "the arguments"
 TOO_DEEP = f"the arguments are nested too deeply, the limit is {VALUE_DEPTH_LIMIT} levels"
+_Bound = tuple[str, tuple[type, ...], Callable[[Any], Any], Callable[[Any, Any], bool], str]
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
 _TYPES: dict[str, tuple[type, ...]] = {
     "object": (dict,),
     "array": (list,),
@@ -22,6 +38,17 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "null": (type(None),),
 }
+_NUMBER = (int, float)
+_BOUNDS: tuple[_Bound, ...] = (
+    ("minimum", _NUMBER, _itself, operator.ge, "be at least {}"),
+    ("maximum", _NUMBER, _itself, operator.le, "be at most {}"),
+    ("exclusiveMinimum", _NUMBER, _itself, operator.gt, "be above {}"),
+    ("exclusiveMaximum", _NUMBER, _itself, operator.lt, "be below {}"),
+    ("minLength", (str,), len, operator.ge, "have {} characters or more"),
+    ("maxLength", (str,), len, operator.le, "have {} characters or fewer"),
+    ("minItems", (list,), len, operator.ge, "have {} items or more"),
+    ("maxItems", (list,), len, operator.le, "have {} items or fewer"),
+)
 
 
 def parse(text: str) -> dict[str, Any] | str:
@@ -43,46 +70,113 @@ def parse(text: str) -> dict[str, Any] | str:
 
 def mismatch(value: Any, schema: Mapping[str, Any]) -> str | None:
     """The first thing that does not fit the schema, for the model to read."""
-    return _mismatch(value, schema, "the arguments", 0)
+    return _Check(schema).mismatch(value, schema, WHOLE, 0)
 
 
-def _mismatch(value: Any, schema: Any, where: str, depth: int) -> str | None:
-    if not isinstance(schema, Mapping) or depth > DEPTH_LIMIT:
+class _Check:
+    """A value against a schema and what that refers to."""
+
+    def __init__(self, schema: Mapping[str, Any]) -> None:
+        self._whole = schema
+        self._left = CHECK_LIMIT
+
+    def mismatch(self, value: Any, schema: Any, where: str, depth: int) -> str | None:
+        """The first thing that does not fit."""
+        self._left -= 1
+        if not isinstance(schema, Mapping) or depth > DEPTH_LIMIT or self._left < 0:
+            return None
+        wrong = _not_chosen(value, schema, where) or _of_another_type(value, schema, where)
+        wrong = wrong or _out_of_bounds(value, schema, where)
+        if wrong:
+            return wrong
+        for inner in (self._referred(schema), *_list(schema, "allOf")):
+            wrong = self.mismatch(value, inner, where, depth + 1)
+            if wrong:
+                return wrong
+        wrong = self._no_alternative(value, schema, where, depth)
+        if wrong:
+            return wrong
+        if isinstance(value, dict):
+            return self._mismatch_inside(value, schema, where, depth)
+        if isinstance(value, list):
+            for index, one in enumerate(value):
+                wrong = self.mismatch(one, schema.get("items"), f"{where}[{index}]", depth + 1)
+                if wrong:
+                    return wrong
         return None
-    choices = schema.get("enum")
-    if isinstance(choices, list) and value not in choices:
-        return f"{where} must be one of {_text(choices)}, not {_text(value)}"
+
+    def _referred(self, schema: Mapping[str, Any]) -> Any:
+        """What a schema refers to, where that stands in the same document."""
+        to = schema.get("$ref")
+        if not isinstance(to, str) or not to.startswith("#"):
+            return None
+        found: Any = self._whole
+        for name in to.split("/")[1:]:
+            name = name.replace("~1", "/").replace("~0", "~")
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return found
+
+    def _no_alternative(
+        self, value: Any, schema: Mapping[str, Any], where: str, depth: int
+    ) -> str | None:
+        for key in ("anyOf", "oneOf"):
+            found = [self.mismatch(value, one, where, depth + 1) for one in _list(schema, key)]
+            wrong = [one for one in found if one is not None]
+            if wrong and len(wrong) == len(found):
+                return ", or ".join(list(dict.fromkeys(wrong))[:NAMED])
+        return None
+
+    def _mismatch_inside(
+        self, value: dict[str, Any], schema: Mapping[str, Any], where: str, depth: int
+    ) -> str | None:
+        properties = schema.get("properties")
+        known = properties if isinstance(properties, Mapping) else {}
+        missing = [name for name in _list(schema, "required") if name not in value]
+        if missing:
+            return f"{where} lack {', '.join(map(str, missing))}"
+        others = schema.get("additionalProperties")
+        for name, one in value.items():
+            if name not in known and others is False:
+                return f"{where} know no {name!r} (known: {', '.join(known) or 'none'})"
+            inner = f"argument {name}" if where == WHOLE else f"{where}.{name}"
+            wrong = self.mismatch(one, known.get(name, others), inner, depth + 1)
+            if wrong:
+                return wrong
+        return None
+
+
+def _list(schema: Mapping[str, Any], key: str) -> list[Any]:
+    value = schema.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _not_chosen(value: Any, schema: Mapping[str, Any], where: str) -> str | None:
+    choices = [schema["const"]] if "const" in schema else schema.get("enum")
+    if not isinstance(choices, list) or any(_is_same(value, one) for one in choices):
+        return None
+    return f"{where} must be one of {_text(choices)}, not {_text(value)}"
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether they are one JSON value: true is not 1."""
+    return bool(one == other) and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _of_another_type(value: Any, schema: Mapping[str, Any], where: str) -> str | None:
     kinds = schema.get("type")
     wanted = [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else []
-    if wanted and not any(_is(value, kind) for kind in wanted):
-        return f"{where} must be of type {' or '.join(map(str, wanted))}, not {_name_of(value)}"
-    if isinstance(value, dict):
-        return _mismatch_inside(value, schema, where, depth)
-    if isinstance(value, list):
-        for index, one in enumerate(value):
-            wrong = _mismatch(one, schema.get("items"), f"{where}[{index}]", depth + 1)
-            if wrong:
-                return wrong
-    return None
+    if not wanted or any(_is(value, kind) for kind in wanted):
+        return None
+    return f"{where} must be of type {' or '.join(map(str, wanted))}, not {_name_of(value)}"
 
 
-def _mismatch_inside(
-    value: dict[str, Any], schema: Mapping[str, Any], where: str, depth: int
-) -> str | None:
-    properties = schema.get("properties")
-    known = properties if isinstance(properties, Mapping) else {}
-    required = schema.get("required")
-    missing = [name for name in required if name not in value] if isinstance(required, list) else []
-    if missing:
-        return f"{where} lack {', '.join(map(str, missing))}"
-    for name, one in value.items():
-        if name in known:
-            inner = f"argument {name}" if depth == 0 else f"{where}.{name}"
-            wrong = _mismatch(one, known[name], inner, depth + 1)
-            if wrong:
-                return wrong
-        elif schema.get("additionalProperties") is False:
-            return f"{where} know no {name!r} (known: {', '.join(known) or 'none'})"
+def _out_of_bounds(value: Any, schema: Mapping[str, Any], where: str) -> str | None:
+    for key, types, measure, fits, words in _BOUNDS:
+        limit = schema.get(key)
+        if limit is None or not isinstance(value, types) or isinstance(value, bool):
+            continue
+        if isinstance(limit, int | float) and not fits(measure(value), limit):
+            return f"{where} must {words.format(limit)}, not {_text(value)}"
     return None
 
 
@@ -114,4 +208,5 @@ def _name_of(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return msgspec.json.encode(value).decode()
+    text = msgspec.json.encode(value).decode()
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -117,3 +117,81 @@ def test_a_schema_that_never_ends_is_followed_only_so_far() -> None:
         value = {"a": value}
 
     assert arguments.mismatch(value, schema) is None
+
+
+WIDE: dict[str, Any] = {
+    "$defs": {
+        "place": {"type": "object", "required": ["lat"], "properties": {"lat": {"maximum": 90}}},
+        "a/b": {"const": True},
+    },
+    "type": "object",
+    "properties": {
+        "days": {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "null"}]},
+        "unit": {"oneOf": [{"const": "C"}, {"const": "F"}]},
+        "place": {"$ref": "#/$defs/place"},
+        "odd": {"$ref": "#/$defs/a~1b"},
+        "elsewhere": {"$ref": "https://example.org/schema"},
+        "lost": {"$ref": "#/$defs/nothing/at/all"},
+        "name": {"allOf": [{"minLength": 2}, {"maxLength": 4}]},
+        "tags": {"minItems": 1, "maxItems": 2},
+        "share": {"exclusiveMinimum": 0, "exclusiveMaximum": 1},
+        "one": {"enum": [1]},
+    },
+    "additionalProperties": {"type": "string"},
+}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"days": 1, "unit": "F", "place": {"lat": 90}, "odd": True, "name": "Ada"},
+        {"days": None, "tags": ["a", "b"], "share": 0.5, "one": 1, "anything": "else"},
+        {"elsewhere": 3, "lost": 3, "tags": "no list", "share": "no number", "name": 7},
+    ],
+)
+def test_what_fits_bounds_alternatives_and_references_fits(value: dict[str, Any]) -> None:
+    assert arguments.mismatch(value, WIDE) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        (
+            {"days": 0},
+            "argument days must be at least 1, not 0, or argument days must be of type null, "
+            "not a number",
+        ),
+        ({"unit": "K"}, 'argument unit must be one of ["C"], not "K", or argument unit must be'),
+        ({"place": {}}, "argument place lack lat"),
+        ({"place": {"lat": 91}}, "argument place.lat must be at most 90, not 91"),
+        ({"odd": 1}, "argument odd must be one of [true], not 1"),
+        ({"one": True}, "argument one must be one of [1], not true"),
+        ({"name": "A"}, 'argument name must have 2 characters or more, not "A"'),
+        ({"name": "Adele"}, 'argument name must have 4 characters or fewer, not "Adele"'),
+        ({"tags": []}, "argument tags must have 1 items or more, not []"),
+        ({"tags": [1, 2, 3]}, "argument tags must have 2 items or fewer, not [1,2,3]"),
+        ({"share": 0}, "argument share must be above 0, not 0"),
+        ({"share": 1}, "argument share must be below 1, not 1"),
+        ({"anything": 3}, "argument anything must be of type string, not a number"),
+    ],
+)
+def test_what_fits_neither_bounds_nor_alternatives_is_named(
+    value: dict[str, Any], wrong: str
+) -> None:
+    assert str(arguments.mismatch(value, WIDE)).startswith(wrong)
+
+
+def test_alternatives_without_end_are_followed_only_so_far() -> None:
+    schema: dict[str, Any] = {"anyOf": [{"$ref": "#"}] * 20}
+
+    assert arguments.mismatch({}, schema) is None
+
+
+def test_of_a_long_value_or_many_alternatives_only_some_is_shown() -> None:
+    long = arguments.mismatch({"a": "x" * 10_000}, {"properties": {"a": {"enum": [1]}}})
+    many = arguments.mismatch(
+        {"a": 1}, {"properties": {"a": {"anyOf": [{"const": n} for n in range(2, 99)]}}}
+    )
+
+    assert len(str(long)) < 300
+    assert str(many).count("must be") == arguments.NAMED
