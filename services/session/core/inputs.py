@@ -322,6 +322,8 @@ class ProviderRefused(Input, frozen=True, kw_only=True):
     about: Literal["configuration", "response"] | None = None
     """What it refuses, as far as its wording tells; for providers that name no request."""
     details: dict[str, Any] = {}
+    rate_limited: bool = False
+    retry_after_ms: int | None = None
 
 
 # --- the tool pool ----------------------------------------------------------------------------

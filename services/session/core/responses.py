@@ -463,7 +463,13 @@ def _unannounced(d: Draft, event: i.ResponseDone) -> Response:
 def _failed(d: Draft, event: i.ResponseDone, response: Response) -> None:
     details = event.error or {}
     if event.rate_limited:
-        _rate_limited(d, event.retry_after_ms or RETRY_MS, details, response)
+        create = response.create
+        if response.interrupted:
+            create = None
+        elif create is None and not response.out_of_band:
+            # The turn detection's own: the caller said something and must not stay unanswered.
+            create = Create(tag=_tag(d), automatic=True)
+        _rate_limited(d, create, event.retry_after_ms, details, response.cause)
         return
     if event.fatal:
         return  # the end of the session tells it
@@ -478,13 +484,17 @@ def _failed(d: Draft, event: i.ResponseDone, response: Response) -> None:
     )
 
 
-def _rate_limited(d: Draft, reset_ms: int, details: dict[str, Any], response: Response) -> None:
-    create = response.create
-    if create is None and not response.out_of_band:
-        # The turn detection's own: the caller said something and must not stay unanswered.
-        create = Create(tag=_tag(d), automatic=True)
-    if create is None or create.filler or create.attempt > RETRY_LIMIT or response.interrupted:
-        d.publish(RateLimited(reset_ms=reset_ms, details=details), response.cause)
+def _rate_limited(
+    d: Draft,
+    create: Create | None,
+    retry_after_ms: int | None,
+    details: dict[str, Any],
+    cause: str | None,
+) -> None:
+    """Ask again after the provider's hint, or tell that this was tried often enough."""
+    reset_ms = retry_after_ms or RETRY_MS
+    if create is None or create.filler or create.attempt > RETRY_LIMIT:
+        d.publish(RateLimited(reset_ms=reset_ms, details=details), cause)
         return
     again = replace(
         create,
@@ -510,6 +520,10 @@ def refused(d: Draft, event: i.ProviderRefused) -> bool:
     if create is None:
         return False
     _forget(d, create)
+    if event.rate_limited and not create.unwanted:
+        details = {**event.details, "code": event.code, "message": event.message}
+        _rate_limited(d, create, event.retry_after_ms, details, create.cause)
+        return True
     d.publish(
         Error(code=event.code, error=event.message, recoverable=True, details=event.details),
         create.cause,

@@ -324,6 +324,8 @@ def error(frame: Frame, now_us: int) -> i.ProviderRefused:
         meaning=meaning,
         about=_about(code, _text(error, "param")),
         details={key: error[key] for key in ("type", "param") if error.get(key) is not None},
+        rate_limited=code in RATE_LIMITS,
+        retry_after_ms=_retry_after_ms(message) if code in RATE_LIMITS else None,
     )
 
 

@@ -1073,3 +1073,45 @@ def test_a_response_that_failed_for_good_leaves_its_error_to_the_end_of_the_sess
     assert {one.cause for one in told} == {"send_text-1"}
     (error,) = of(effects, Error)
     assert not error.recoverable
+
+
+def too_many(event_id: str) -> i.AnyInput:
+    return i.ProviderRefused(
+        code="rate_limit_exceeded",
+        message="Please try again in 2s.",
+        event_id=event_id,
+        rate_limited=True,
+        retry_after_ms=2000,
+    )
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_create_refused_for_a_rate_limit_is_retried_as_a_response_that_failed(
+    apart: bool,
+) -> None:
+    stage = Stage(MANUAL)
+    overrides = {"conversation": "none"} if apart else {}
+    stage.command("create_response", overrides=overrides)
+    for _ in range(responses.RETRY_LIMIT):
+        assert kinds(stage.play(too_many(stage.last_event_id))) == []
+        assert of(stage.wait(1.9), fx.CreateResponse) == []
+        assert len(of(stage.wait(0.2), fx.CreateResponse)) == 1
+
+    effects = [*stage.play(too_many(stage.last_event_id)), *stage.wait(30)]
+
+    (told,) = [effect for effect in effects if isinstance(effect, fx.Publish)]
+    assert isinstance(told.data, RateLimited)
+    assert (told.data.reset_ms, told.cause) == (2000, "create_response-1")
+    assert told.data.details["code"] == "rate_limit_exceeded"
+    assert of(effects, fx.CreateResponse) == []
+
+
+def test_an_interrupted_create_refused_for_a_rate_limit_is_not_retried() -> None:
+    stage = Stage(MANUAL)
+    stage.command("send_text", text="Hello")
+    asked = stage.last_event_id
+    stage.command("interrupt")
+
+    stage.play(too_many(asked))
+
+    assert of(stage.wait(30), fx.CreateResponse) == []

@@ -527,3 +527,11 @@ def test_a_confirmation_keeps_its_id_where_the_provider_gives_one() -> None:
     assert isinstance(named, i.ProviderSessionUpdated)
     assert isinstance(bare, i.ProviderSessionUpdated)
     assert (named.event_id, bare.event_id) == ("event-1", None)
+
+
+def test_a_refusal_for_a_rate_limit_says_when_to_try_again() -> None:
+    limited = error(code="rate_limit_exceeded", message="Please try again in 1.5s.")
+    other = error(code="invalid_value", message="Please try again in 1.5s.")
+
+    assert (limited.rate_limited, limited.retry_after_ms) == (True, 1500)
+    assert (other.rate_limited, other.retry_after_ms) == (False, None)
