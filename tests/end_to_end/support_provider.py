@@ -193,12 +193,13 @@ async def stream(call: Call, response: str, item: str, seconds: float) -> None:
 _numbers = itertools.count(1)
 
 
-async def calls_tool(call: Call, name: str, arguments: str) -> str:
-    """A response that only calls a tool. Returns the call's id."""
+async def calls_tool(call: Call, name: str, arguments: str, **more: Any) -> str:
+    """A response, with `more` of its fields, that only calls a tool. Returns the call's id."""
     number = next(_numbers)
     response, item, call_id = f"resp_t{number}", f"item_t{number}", f"call_t{number}"
     await call.send(
-        type="response.created", response={"id": response, "status": "in_progress", "output": []}
+        type="response.created",
+        response={"id": response, "status": "in_progress", "output": [], **more},
     )
     await call.send(
         type="response.output_item.added",
@@ -227,6 +228,6 @@ async def calls_tool(call: Call, name: str, arguments: str) -> str:
     )
     await call.send(
         type="response.done",
-        response={"id": response, "status": "completed", "output": [output]},
+        response={"id": response, "status": "completed", "output": [output], **more},
     )
     return call_id

@@ -516,3 +516,50 @@ async def test_there_are_exactly_as_many_sessions_as_allowed(cell: Stack) -> Non
         await on.tape.until(
             lambda: all(on.tape.of(sid, "session_closed") for sid in everybody), "the ends"
         )
+
+
+async def test_an_interrupt_reaches_an_answer_that_the_provider_has_not_begun(cell: Stack) -> None:
+    async with Provider(PORT) as provider, scene(cell) as on:
+        caller = await on.caller()
+        call = await provider.call()
+        for kind in ("speech_started", "speech_stopped", "committed"):
+            await call.send(type=f"input_audio_buffer.{kind}", item_id="u1")
+        await call.send(
+            type="conversation.item.input_audio_transcription.completed",
+            item_id="u1",
+            content_index=0,
+            transcript="Hello?",
+        )
+        await caller.event("user_transcript")
+
+        cause = await caller.session.interrupt()
+        await call.send(type="response.created", response={"id": "resp_own"})
+        cancel = await call.expect("response.cancel")
+        await call.send(type="response.done", response={"id": "resp_own", "status": "cancelled"})
+
+        assert cancel["response_id"] == "resp_own"
+        assert (await caller.event("interrupted")).cause == cause
+        await _asked(caller, call)
+        await _answer(call, "resp_1")
+        await _heard(caller, "resp_1")
+        assert len(call.of("response.cancel")) == 1
+
+
+async def test_a_call_beside_the_conversation_is_run_and_answers_nobody(cell: Stack) -> None:
+    async with Provider(PORT) as provider, scene(cell) as on:
+        caller = await on.caller()
+        call = await provider.call()
+        await caller.session.create_response(conversation="none")
+        await call.expect("response.create")
+
+        call_id = await calls_tool(call, "get_weather", WEATHER, conversation_id=None)
+
+        await caller.event("tool_call_completed", call_id=call_id)
+        assert (await caller.event("tool_batch_submitted")).data.call_ids == []
+        await _asked(caller, call)
+        await _answer(call, "resp_1")
+        await _heard(caller, "resp_1")
+        kinds = [one["item"]["type"] for one in call.of("conversation.item.create")]
+        assert kinds == ["message"]
+        assert len(call.of("response.create")) == 2
+        assert not call.of("conversation.item.delete")
