@@ -55,6 +55,11 @@ class TransportLink:
         heads = dict(self._heads(self.transport))
         self.send(link.Hello(shard=self._shard, inc=self._inc, sessions=heads))
 
+    def hello_in(self, seconds: float) -> None:
+        """Not before that, whatever is sent meanwhile."""
+        self._greeted_at = self._loop.time() + seconds
+        self._loop.call_later(seconds, self.hello)
+
     def send(self, message: link.ANY_DOWN, payload: bytes | None = None) -> None:
         """A message that is encoded here."""
         self.send_raw(encode(message), payload)

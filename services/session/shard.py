@@ -36,6 +36,10 @@ from voicebus.services.session.writer import SLOW_S, Writer
 
 ENDED_KEPT_US = 60_000_000
 """An ended conversation stays in memory for a while: its last frames, its replies."""
+KNOWN_AFTER_S = 0.7
+"""When the last process died while it decided, this one may be about to decide the same. By then
+the health listener has heard it and takes its silence for what it is, not for a slow start: it
+connects again at least every half second."""
 MOVE_EVERY_S = 0.1
 MOVE_TOGETHER = 10
 """So many conversations at once leave a transport that is being stopped: each dials."""
@@ -110,7 +114,10 @@ class Shard:
             [endpoints.state(role, n) for role, n in watched], [b"system/"], self._role_spoke
         )
         for transport in self.links.values():
-            transport.hello()
+            if self._attempt.left_behind:
+                transport.hello_in(KNOWN_AFTER_S)
+            else:
+                transport.hello()
         self.pool.follow()
         # Commands last: whoever gets an answer finds everything else in place.
         self._reception.bind()

@@ -69,10 +69,11 @@ async def test_input_that_the_core_cannot_decide_ends_its_conversation_and_no_ot
     assert cell.pids() == pids
 
 
-async def test_input_that_kills_the_process_ends_its_conversation_after_the_second_death(
-    start_stack: StartStack, tmp_path: Path
+@pytest.mark.parametrize(("poison", "number"), [("die", "SIGABRT"), ("spin", "SIGKILL")])
+async def test_input_that_kills_or_blocks_the_process_ends_its_conversation_after_the_second_death(
+    start_stack: StartStack, tmp_path: Path, poison: str, number: str
 ) -> None:
-    cell = (await sabotaged(start_stack, tmp_path, poison="die")).cell
+    cell = (await sabotaged(start_stack, tmp_path, poison=poison)).cell
     async with scene(cell, errors={"session.set_aside"}) as on:
         on.session_was_killed = True
         caller, other = await on.caller(), await on.caller()
@@ -85,7 +86,9 @@ async def test_input_that_kills_the_process_ends_its_conversation_after_the_seco
         assert closed.data.reason == "error"
         assert "set aside" in closed.data.message
         assert not other.found("session_closed")
-    deaths = [one for one in cell.log("supervisord", 500) if "terminated by SIGABRT" in one]
+    deaths = [
+        one for one in cell.log("supervisord", 500) if f"session-0 (terminated by {number}" in one
+    ]
     assert len(deaths) == 2
 
 

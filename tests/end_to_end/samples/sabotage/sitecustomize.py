@@ -2,8 +2,8 @@
 
 `SABOTAGE` names a folder. Its files say what:
 
-- `poison`: the word `raise` or `die`. A session process does so when it decides on an input that
-  the provider's word "poisoned" is in.
+- `poison`: the word `raise`, `die` or `spin`. A session process does so when it decides on an
+  input that the provider's word "poisoned" is in.
 - `version`: what a session process that starts now calls itself.
 - `clock`: seconds by which the wall clock is wrong; read at each SIGWINCH.
 """
@@ -36,6 +36,8 @@ def _poison(how: str) -> None:
         if state.phase != "closed" and "poisoned" in repr(event):
             if how == "raise":
                 raise ZeroDivisionError("poisoned")
+            while how == "spin":
+                pass
             os.kill(os.getpid(), signal.SIGABRT)
         return decide(state, event)
 
