@@ -1,5 +1,7 @@
 """From a function's signature and docstring to JSON Schema, and from JSON arguments to a call."""
 
+import contextlib
+import dataclasses
 import difflib
 import enum
 import functools
@@ -7,6 +9,7 @@ import inspect
 import re
 import types
 import typing
+from collections import abc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ForwardRef
@@ -190,11 +193,14 @@ def _field(parameter: inspect.Parameter, hint: Any, words: str | None) -> Any:
     if default is None and not _allows_none(hint):
         # `x: int = None` means "may be left out" to people and to models.
         return (parameter.name, described, msgspec.field(default_factory=lambda: None))
-    if _shows_in_json(default):
-        if isinstance(default, (list, dict, set, bytearray)):
-            return (parameter.name, described, msgspec.field(default_factory=lambda: default))
-        return (parameter.name, described, default)
-    return (parameter.name, described, msgspec.field(default_factory=lambda: default))
+    return (parameter.name, described, _default(default))
+
+
+def _default(value: Any) -> Any:
+    """A default that a model is shown where JSON has a word for it."""
+    if _shows_in_json(value) and not isinstance(value, (list, dict, set, bytearray)):
+        return value
+    return msgspec.field(default_factory=lambda: value)
 
 
 def _shows_in_json(default: Any) -> bool:
@@ -213,15 +219,20 @@ def _with_description(hint: Any, words: str | None) -> Any:
     return hint if has_own or not text else typing.Annotated[hint, msgspec.Meta(description=text)]
 
 
-def _understood(name: str, hint: Any) -> Any:
-    """The hint, or one that msgspec understands as well. Raises SchemaError."""
+def _understood(name: str, hint: Any, inside: tuple[Any, ...] = ()) -> Any:
+    """The hint, or one that msgspec understands as well. Raises SchemaError.
+
+    `inside`: the dataclasses that it is a part of.
+    """
     if hint is Any or isinstance(hint, (str, ForwardRef)):
         return Any
     try:
         _schema_of(hint)
     except TypeError as error:
-        if _is_union(hint):
-            return _one_of(name, typing.get_args(hint))
+        rebuilt = _rebuilt(name, hint, inside)
+        with contextlib.suppress(TypeError):
+            if rebuilt is not None and _schema_of(rebuilt):
+                return rebuilt
         raise SchemaError(
             f"parameter {name!r}: a model cannot fill in {_show(hint)} ({_first_line(error)}); "
             "use str, int, float, bool, Literal, Enum, list, dict, tuple, a dataclass, "
@@ -230,17 +241,84 @@ def _understood(name: str, hint: Any) -> Any:
     return hint
 
 
+def _rebuilt(name: str, hint: Any, inside: tuple[Any, ...]) -> Any:
+    """The same from parts that msgspec understands each by itself; None if it has none."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if _is_union(hint):
+        return _one_of(name, parts, inside)
+    if origin is typing.Annotated:
+        return typing.Annotated[(_understood(name, parts[0], inside), *hint.__metadata__)]
+    if origin in _CONTAINERS:
+        return origin[tuple(one if one is ... else _understood(name, one, inside) for one in parts)]
+    if inspect.isclass(hint) and dataclasses.is_dataclass(hint) and hint not in inside:
+        return _record(name, hint, (*inside, hint))
+    return None
+
+
+_CONTAINERS = frozenset(
+    {list, tuple, set, frozenset, dict, abc.Sequence, abc.Mapping, abc.Collection, abc.Iterable}
+)
+
+
 class _AnyInstance(type):
     # msgspec checks what a hook returned against the hinted type; here any member may come back.
     def __instancecheck__(cls, instance: object) -> bool:
         return True
 
 
-def _one_of(name: str, options: tuple[Any, ...]) -> Any:
-    """A type for a union whose members only their contents tell apart: tried in order."""
-    members = [_understood(name, option) for option in options]
+class _Rebuilt(metaclass=_AnyInstance):
+    """A type of ours in the place of one that msgspec does not understand."""
 
-    class OneOf(metaclass=_AnyInstance):
+    @staticmethod
+    def schema() -> dict[str, Any]:
+        """What a model is told of it."""
+        raise NotImplementedError
+
+    @staticmethod
+    def decode(value: Any) -> Any:
+        """The value that the function gets. Raises ValueError."""
+        raise NotImplementedError
+
+
+def _record(name: str, kind: Any, inside: tuple[Any, ...]) -> Any:
+    """A dataclass some of whose fields have to be rebuilt."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields: list[Any] = []
+    for one in dataclasses.fields(kind):
+        if not one.init:
+            continue
+        hint = _understood(name, hints[one.name], inside)
+        if one.default is not dataclasses.MISSING:
+            fields.append((one.name, hint, _default(one.default)))
+        elif one.default_factory is not dataclasses.MISSING:
+            factory = msgspec.field(default_factory=one.default_factory)
+            fields.append((one.name, hint, factory))
+        else:
+            fields.append((one.name, hint))
+    struct = msgspec.defstruct(kind.__name__, fields, kw_only=True)
+
+    class Record(_Rebuilt):
+        @staticmethod
+        def schema() -> dict[str, Any]:
+            return _inlined(*_schema_of(struct))
+
+        @staticmethod
+        def decode(value: Any) -> Any:
+            try:
+                read = msgspec.convert(value, struct, dec_hook=_decode_custom)
+            except msgspec.ValidationError as error:
+                raise ValueError(_for_the_model(str(error))) from None
+            given = (field for field in struct.__struct_fields__ if field in value)
+            return kind(**{field: getattr(read, field) for field in given})
+
+    return Record
+
+
+def _one_of(name: str, options: tuple[Any, ...], inside: tuple[Any, ...]) -> Any:
+    """A type for a union whose members only their contents tell apart: tried in order."""
+    members = [_understood(name, option, inside) for option in options]
+
+    class OneOf(_Rebuilt):
         @staticmethod
         def schema() -> dict[str, Any]:
             return {"anyOf": [_inlined(*_schema_of(member)) for member in members]}
@@ -252,7 +330,7 @@ def _one_of(name: str, options: tuple[Any, ...]) -> Any:
                 try:
                     return msgspec.convert(value, member, dec_hook=_decode_custom)
                 except msgspec.ValidationError as error:
-                    refusals.append(f"{_show(member)}: {error}")
+                    refusals.append(f"{_show(member)}: {_for_the_model(str(error))}")
             raise ValueError("fits none of " + "; ".join(refusals))
 
     return OneOf
@@ -322,9 +400,8 @@ def _json_type(value: Any) -> str:
 
 
 def _custom_schema(kind: type) -> dict[str, Any]:
-    own = getattr(kind, "schema", None)
-    if kind.__name__ == "OneOf" and own is not None:
-        return typing.cast("dict[str, Any]", own())
+    if issubclass(kind, _Rebuilt):
+        return kind.schema()
     pydantic = getattr(kind, "model_json_schema", None)
     if pydantic is not None:
         schema: dict[str, Any] = pydantic()
@@ -333,8 +410,8 @@ def _custom_schema(kind: type) -> dict[str, Any]:
 
 
 def _decode_custom(kind: type, value: Any) -> Any:
-    if kind.__name__ == "OneOf":
-        return kind.decode(value)  # type: ignore[attr-defined]
+    if issubclass(kind, _Rebuilt):
+        return kind.decode(value)
     try:
         return kind.model_validate(value)  # type: ignore[attr-defined]
     except ValueError as error:

@@ -2,7 +2,7 @@
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NotRequired, Optional, TypedDict
 
 import jsonschema
@@ -304,6 +304,73 @@ def test_arguments_arrive_as_the_types_of_the_hints() -> None:
     )
 
     assert found == {"a": Person("Ann", Address("Main")), "b": [Address("Side", 2)]}
+
+
+@dataclass
+class Contact:
+    by: Address | Phone
+    also: "list[Address | Phone]" = field(default_factory=list)
+    kind: Colour = Colour.RED
+
+
+@dataclass
+class Ring:
+    next: "Chain | Phone | Address"
+
+
+@dataclass
+class Chain:
+    ring: "Ring | None" = None
+
+
+PHONE, HOME = {"digits": "110"}, {"street": "Elm"}
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "read"),
+    [
+        (list[Address | Phone], [PHONE, HOME], [Phone("110"), Address("Elm")]),
+        (list[Address | Phone] | None, [PHONE], [Phone("110")]),
+        (dict[str, Address | Phone], {"a": PHONE}, {"a": Phone("110")}),
+        (tuple[Address | Phone, int], [PHONE, 1], (Phone("110"), 1)),
+        (tuple[Address | Phone, ...], [PHONE], (Phone("110"),)),
+        (Annotated[Address | Phone, "how to reach them"], PHONE, Phone("110")),
+        (Contact, {"by": PHONE}, Contact(Phone("110"))),
+        (list[Contact], [{"by": HOME, "also": [PHONE], "kind": "blue"}],
+         [Contact(Address("Elm"), [Phone("110")], Colour.BLUE)]),
+    ],
+)  # fmt: skip
+def test_unions_of_classes_may_stand_inside_other_types(hint: Any, given: Any, read: Any) -> None:
+    def reach(whom: Any) -> None:
+        """Reach somebody."""
+
+    reach.__annotations__["whom"] = hint
+    found = schema.describe(reach)
+
+    jsonschema.Draft202012Validator.check_schema(found.parameters)
+    jsonschema.validate({"whom": given}, found.parameters)
+    assert found.bind({"whom": given}) == {"whom": read}
+
+
+def test_what_fits_no_member_inside_is_told_where_it_stands() -> None:
+    def reach(whom: list[Contact]) -> None:
+        """Reach somebody."""
+
+    with pytest.raises(schema.InvalidArguments) as told:
+        schema.describe(reach).bind({"whom": [{"by": {"digits": 110}}]})
+
+    assert str(told.value) == (
+        "argument 'whom[0]': argument 'by': fits none of Address: missing argument `street`; "
+        "Phone: argument 'digits': expected a string, got `int`"
+    )
+
+
+def test_classes_that_contain_each_other_by_such_a_union_are_refused() -> None:
+    def reach(whom: Ring) -> None:
+        """Reach somebody."""
+
+    with pytest.raises(schema.SchemaError, match="parameter 'whom': a model cannot fill in"):
+        schema.describe(reach)
 
 
 def test_each_member_of_a_union_of_classes_is_tried() -> None:
