@@ -171,7 +171,7 @@ class Conversation:
                     self.work.pool.append(OutcomeAck(session_id=self.session_id, call_id=call_id))
                 case fx.TurnBoundary():
                     since = self.inputs - self.snapshot_at
-                    if since >= max(SNAPSHOT_INPUTS, len(self.state.items)):
+                    if since >= max(SNAPSHOT_INPUTS, len(self.state.order)):
                         self.take_snapshot()
                 case fx.End():
                     self.ended_us = now_us

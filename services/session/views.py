@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from voicebus.bus.messages import commands as c
 from voicebus.services.session.conversation import Conversation
+from voicebus.services.session.core import items
 from voicebus.services.session.core.recovery import is_silent
 from voicebus.services.session.core.state import ItemRecord
 
@@ -57,7 +58,7 @@ def snapshot(conversation: Conversation) -> c.SessionState:
         ),
         config=state.config,
         tools=sorted(state.tools),
-        items=[_item(state.items[item_id]) for item_id in state.order],
+        items=[_item(record) for _, record in items.in_order(state)],
         calls=[
             c.CallShown(
                 call_id=call.call_id, name=call.name, state=call.phase, turn_id=call.response_id

@@ -130,7 +130,7 @@ def _add_item(d: Draft, event: i.Commanded) -> None:
     item_id = item.get("id", event.command_id)
     if not isinstance(item_id, str) or not item_id:
         raise BadMessage("add_item: item.id must be a text that is not empty")
-    if item_id in d.s.items:
+    if items.find(d.s, item_id) is not None:
         text = f"add_item: there is an item {item_id!r} already; leave id out to get a new one"
         d.refuse(event.command_id, "conflict", text)
         return

@@ -3,17 +3,54 @@
 Transcripts come whenever they come: early, late, twice, never. They never change the order.
 """
 
+from collections.abc import Iterator
+from itertools import chain
+
 from msgspec.structs import replace
 
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft, with_, without
-from voicebus.services.session.core.state import ItemRecord
+from voicebus.services.session.core.state import ItemRecord, State
 
 GONE = 64
 """Ids of deleted items that are remembered."""
 LIMIT = 2_000
 """Items remembered; the oldest are forgotten first, as the provider's own context does."""
+LATEST = 64
+"""Items that are copied with each change; the older half of more becomes `former`, so that a long
+conversation costs hardly more than a short one."""
+
+
+def find(s: State, item_id: str) -> ItemRecord | None:
+    """An item that stands in the conversation."""
+    return s.items.get(item_id) or s.former.get(item_id)
+
+
+def in_order(s: State) -> Iterator[tuple[str, ItemRecord]]:
+    """All of them, with their ids."""
+    return ((item_id, s.items.get(item_id) or s.former[item_id]) for item_id in s.order)
+
+
+def keep(d: Draft, item_id: str, record: ItemRecord) -> None:
+    """As it is now; its place in the order is not looked at."""
+    s = d.s
+    if item_id in s.former:
+        s.former = with_(s.former, item_id, record)
+        return
+    s.items = with_(s.items, item_id, record)
+    if len(s.items) > LATEST:
+        latest = list(s.items.items())
+        half = len(latest) - LATEST // 2
+        s.former = {**s.former, **dict(latest[:half])}
+        s.items = dict(latest[half:])
+
+
+def _drop(d: Draft, item_id: str) -> None:
+    if item_id in d.s.former:
+        d.s.former = without(d.s.former, item_id)
+    else:
+        d.s.items = without(d.s.items, item_id)
 
 
 def added(d: Draft, event: i.ItemAdded) -> None:
@@ -21,7 +58,7 @@ def added(d: Draft, event: i.ItemAdded) -> None:
     item = event.item
     if not item.item_id or item.item_id in d.s.gone:
         return
-    known = d.s.items.get(item.item_id)
+    known = find(d.s, item.item_id)
     if known is None:
         known = _renamed(d, item)
     if known is None:
@@ -44,14 +81,14 @@ def added(d: Draft, event: i.ItemAdded) -> None:
             done=known.done or event.done,
             ours=False,
         )
-    d.s.items = with_(d.s.items, item.item_id, record)
+    keep(d, item.item_id, record)
     _limit(d)
 
 
 def _limit(d: Draft) -> None:
     if len(d.s.order) > LIMIT:
         oldest, d.s.order = d.s.order[0], d.s.order[1:]
-        d.s.items = without(d.s.items, oldest)
+        _drop(d, oldest)
 
 
 def asked(d: Draft, item_id: str, role: str, text: str) -> None:
@@ -60,7 +97,7 @@ def asked(d: Draft, item_id: str, role: str, text: str) -> None:
     d.s.gone = tuple(other for other in d.s.gone if other != item_id)
     item = i.Item(item_id=item_id, type="message", role=role, text=text)
     record = ItemRecord(item=item, text=text, ours=True)
-    d.s.items = with_(d.s.items, item_id, record)
+    keep(d, item_id, record)
     d.s.order = (*d.s.order, item_id)
     _limit(d)
 
@@ -75,10 +112,11 @@ def _renamed(d: Draft, item: i.Item) -> ItemRecord | None:
     """A provider that chooses its own ids announces what we asked for under another name."""
     if not item.text or item.type != "message":
         return None
-    for item_id, record in d.s.items.items():
+    for item_id, record in chain(d.s.former.items(), d.s.items.items()):
         if record.ours and record.item.role == item.role and record.text == item.text:
             renamed = replace(record, item=replace(record.item, item_id=item.item_id), ours=False)
-            d.s.items = with_(without(d.s.items, item_id), item.item_id, renamed)
+            _drop(d, item_id)
+            keep(d, item.item_id, renamed)
             d.s.order = tuple(item.item_id if one == item_id else one for one in d.s.order)
             return renamed
     return None
@@ -127,7 +165,7 @@ def assistant_words(d: Draft, item_id: str, content_index: int, text: str) -> bo
         return False
     parts = with_(known.parts, content_index, text)
     whole = " ".join(parts[index] for index in sorted(parts) if parts[index])
-    d.s.items = with_(d.s.items, item_id, replace(known, parts=parts, text=whole))
+    keep(d, item_id, replace(known, parts=parts, text=whole))
     return True
 
 
@@ -136,21 +174,21 @@ def caller_words(d: Draft, item_id: str, text: str, *, final: bool) -> ItemRecor
     known = _known(d, item_id, "user")
     if known is not None and (final or not known.final):
         changed = replace(known, text=text, final=known.final or final)
-        d.s.items = with_(d.s.items, item_id, changed)
+        keep(d, item_id, changed)
     return known
 
 
 def is_transcribed(d: Draft, item_id: str) -> bool:
     """Whether the caller's words are final: a late piece of them says nothing new."""
-    known = d.s.items.get(item_id)
+    known = find(d.s, item_id)
     return known is not None and known.final
 
 
 def _known(d: Draft, item_id: str, role: str) -> ItemRecord | None:
     """The record of an item, begun here when its words come before its announcement."""
-    if item_id not in d.s.items:
+    if find(d.s, item_id) is None:
         added(d, i.ItemAdded(item=i.Item(item_id=item_id, type="message", role=role)))
-    return d.s.items.get(item_id)
+    return find(d.s, item_id)
 
 
 def delete(d: Draft, item_id: str) -> None:
@@ -163,6 +201,6 @@ def deleted(d: Draft, item_id: str) -> None:
     """An item is gone, or we have asked for that; a late word of it does not bring it back."""
     if item_id and item_id not in d.s.gone:
         d.s.gone = (*d.s.gone, item_id)[-GONE:]
-    if item_id in d.s.items:
-        d.s.items = without(d.s.items, item_id)
+    if find(d.s, item_id) is not None:
+        _drop(d, item_id)
         d.s.order = tuple(other for other in d.s.order if other != item_id)

@@ -186,7 +186,7 @@ def heard_now(d: Draft) -> None:
     begun |= {
         item_id
         for item_id in (d.s.playback[key].item_id for key in keys)
-        if (record := d.s.items.get(item_id)) is not None and record.heard_ms
+        if (record := items.find(d.s, item_id)) is not None and record.heard_ms
     }
     deleted: set[str] = set()
     for key in keys:
@@ -233,7 +233,7 @@ def _settle(d: Draft, key: str, heard_ms: int, *, estimated: bool) -> None:
             text=text,
         )
     )
-    record = d.s.items.get(playback.item_id)
+    record = items.find(d.s, playback.item_id)
     if record is not None:
         record = replace(
             record,
@@ -241,7 +241,7 @@ def _settle(d: Draft, key: str, heard_ms: int, *, estimated: bool) -> None:
             heard_text=" ".join(filter(None, (record.heard_text, text))) or None,
             generated_ms=(record.generated_ms or 0) + total_ms,
         )
-        d.s.items = with_(d.s.items, playback.item_id, record)
+        items.keep(d, playback.item_id, record)
     d.s.playback = without(d.s.playback, key)
 
 

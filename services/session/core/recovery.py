@@ -13,7 +13,7 @@ is told again: what the caller said by its transcript, what the assistant said a
 from msgspec.structs import replace
 
 from voicebus.bus.messages.events import SessionExpiring, SessionReconnecting, SessionResumed
-from voicebus.services.session.core import calls, playback, responses
+from voicebus.services.session.core import calls, items, playback, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft
@@ -129,8 +129,7 @@ def _replay_history(d: Draft) -> bool:
     """Ask for every item that still counts. Returns whether nothing had to be left out."""
     complete = True
     by_item = {call.item_id: call for call in d.s.calls.values()}
-    for item_id in d.s.order:
-        record = d.s.items[item_id]
+    for item_id, record in items.in_order(d.s):
         item = record.item
         given = d.s.given.get(item_id)
         if given is not None:

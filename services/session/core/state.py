@@ -290,6 +290,9 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     # conversation
     items: dict[str, ItemRecord] = {}
+    """The latest of them: what changes with every turn stays small."""
+    former: dict[str, ItemRecord] = {}
+    """Those before."""
     order: tuple[str, ...] = ()
     gone: tuple[str, ...] = ()
     """The last items that were deleted: what still comes of them begins nothing."""

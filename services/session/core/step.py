@@ -156,7 +156,7 @@ def _input_committed(d: Draft, event: i.InputCommitted) -> None:
 
 
 def _item_added(d: Draft, event: i.ItemAdded) -> None:
-    if event.item.item_id not in d.s.items and calls.is_output(d, event.item):
+    if items.find(d.s, event.item.item_id) is None and calls.is_output(d, event.item):
         responses.output_stands(d)
     items.added(d, event)
 

@@ -256,7 +256,7 @@ def test_a_snapshot_is_paid_for_by_at_least_as_many_inputs_as_it_holds_items() -
         ):
             one.feed(event, event.now_us)
         if one.take_work().commit.snapshot is not None:
-            at.append((one.inputs, len(one.state.items)))
+            at.append((one.inputs, len(one.state.order)))
 
     assert len(at) >= 4
     for (before, _), (after, items) in itertools.pairwise(at):

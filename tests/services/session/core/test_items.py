@@ -3,6 +3,8 @@
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
@@ -129,8 +131,81 @@ def test_the_oldest_items_are_forgotten() -> None:
 
     stage.play(*(added(f"i{number}") for number in range(items.LIMIT + 10)))
 
-    assert len(stage.state.items) == len(stage.state.order) == items.LIMIT
+    stood = [item_id for item_id, _ in items.in_order(stage.state)]
+    assert tuple(stood) == stage.state.order
+    assert len(stage.state.items) + len(stage.state.former) == len(stood) == items.LIMIT
     assert stage.state.order[0] == "i10"
+
+
+def test_of_two_equal_texts_the_one_written_long_ago_is_announced_first() -> None:
+    stage = Stage()
+    stage.command("send_text", text="Hello")
+    stage.play(*(added(f"i{number}") for number in range(2 * items.LATEST)))
+    stage.command("send_text", text="Hello")
+    *_, second = stage.state.order
+
+    stage.play(added("theirs", role="user", text="Hello"))
+
+    assert (stage.state.order[0], stage.state.order[-1]) == ("theirs", second)
+    assert not dict(items.in_order(stage.state))["theirs"].ours
+
+
+def test_in_a_long_conversation_only_the_latest_items_are_copied_with_each_change() -> None:
+    stage = Stage()
+    sizes = []
+    for number in range(500):
+        stage.play(added(f"i{number}"))
+        sizes.append(len(stage.state.items))
+    before = stage.state.former
+
+    stage.play(added("i499", role="user"), words("i499", "Hello"), i.ItemDeleted(item_id="i498"))
+
+    assert max(sizes) == items.LATEST
+    assert stage.state.former is before
+    assert [item_id for item_id, _ in items.in_order(stage.state)][-2:] == ["i497", "i499"]
+
+
+_changes = st.tuples(
+    st.sampled_from(["added", "whole", "user", "assistant", "deleted", "text", "announced"]),
+    st.integers(0, 12),
+)
+
+
+@given(st.lists(_changes, max_size=40))
+def test_an_item_long_past_is_found_changed_and_deleted_like_the_latest(
+    changes: list[tuple[str, int]],
+) -> None:
+    def played(latest: int) -> tuple[Stage, list[fx.Effect]]:
+        stage, told = Stage(), []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(items, "LATEST", latest)
+            for what, number in changes:
+                name = f"i{number}"
+                match what:
+                    case "added":
+                        told += stage.play(added(name))
+                    case "whole":
+                        told += stage.play(added(name, f"i{number - 1}", done=True, text="Yes"))
+                    case "user":
+                        told += stage.play(words(name, f"Hello {number}"))
+                    case "assistant":
+                        told += stage.play(spoken("Good day.", item=name, final=True))
+                    case "deleted":
+                        told += stage.play(i.ItemDeleted(item_id=name))
+                    case "text":
+                        told += stage.command("send_text", text=f"Written {number}")
+                    case _:
+                        text = f"Written {number}"
+                        told += stage.play(added(f"theirs{number}", role="user", text=text))
+        return stage, told
+
+    (few, told_few), (all_, told_all) = played(2), played(10_000)
+
+    assert all_.state.former == {}
+    assert len(few.state.items) <= 2
+    assert not few.state.items.keys() & few.state.former.keys()
+    assert list(items.in_order(few.state)) == list(items.in_order(all_.state))
+    assert told_few == told_all
 
 
 def test_what_the_caller_wrote_counts_before_it_is_announced() -> None:
@@ -191,7 +266,9 @@ def test_what_a_client_adds_without_an_announcement_is_limited_too() -> None:
     for number in range(items.LIMIT + 10):
         stage.command("add_item", item={"id": f"i{number}", "type": "message"})
 
-    assert len(stage.state.items) == len(stage.state.order) == items.LIMIT
+    stood = [item_id for item_id, _ in items.in_order(stage.state)]
+    assert tuple(stood) == stage.state.order
+    assert len(stage.state.items) + len(stage.state.former) == len(stood) == items.LIMIT
 
 
 def test_an_item_that_was_refused_is_forgotten_with_what_was_given() -> None:
