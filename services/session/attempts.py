@@ -1,8 +1,8 @@
 """The attempt mark: which conversation was being decided when the process died.
 
 A few bytes in a mapped file, written before each step: the kernel keeps them when we are killed. A
-conversation that was being decided at two deaths is set aside, so that it does not take the shard
-down for ever.
+conversation that was being decided at two deaths, soon after each other, is set aside, so that it
+does not take the shard down for ever.
 """
 
 import mmap

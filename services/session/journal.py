@@ -16,6 +16,9 @@ STEPS: tuple[str, ...] = ()
 `_TABLES` holds what a new file begins with, the outcome of all of them."""
 SCHEMA_VERSION = 1 + len(STEPS)
 BUSY_MS = 5_000
+FORGIVEN_AFTER = 100
+"""Inputs, after which a death while deciding was not the conversation's fault: an event that kills
+comes again at once, a killer by chance at any time."""
 LEFTOVERS = "leftovers"
 """In `meta`: conversations were deleted since the file was last written anew. Deleting overwrites,
 but SQLite moves rows between pages, and copies stay in the gaps that it leaves."""
@@ -98,6 +101,12 @@ class Stored(msgspec.Struct, frozen=True):
     inputs: list[tuple[int, bytes]]
     """Those after the snapshot."""
     outbox: list[tuple[int, bytes, bytes | None]]
+
+    def last_input(self) -> int:
+        """The number of its last input."""
+        if self.inputs:
+            return self.inputs[-1][0]
+        return self.snapshot[0] if self.snapshot else 0
 
     def last_us(self) -> int:
         """When something last happened in it, as far as is told here."""
@@ -211,18 +220,21 @@ class Journal:
                 (session_id, *commit.snapshot),
             )
 
-    def strike(self, session_id: str) -> int:
-        """The process died while deciding this conversation: how often by now. Raises
-        JournalUnusable."""
+    def strike(self, session_id: str, at_input: int) -> int:
+        """The process died while deciding this conversation after that input: how often by now,
+        without those that it has left far behind. Raises JournalUnusable."""
         key = f"strikes:{session_id}"
         with self._told():
-            self._writer.execute(
-                "insert into meta values (?, '1') "
-                "on conflict (key) do update set value = cast(value as integer) + 1",
-                (key,),
-            )
             row = self._writer.execute("select value from meta where key = ?", (key,)).fetchone()
-        return int(row[0])
+            count, _, last_at = row[0].partition("@") if row else ("0", "", "")
+            is_again = at_input - int(last_at or at_input) <= FORGIVEN_AFTER
+            strikes = 1 + (int(count) if is_again else 0)
+        # On a full disk nothing is counted; the others must be able to go on.
+        with contextlib.suppress(sqlite3.Error):
+            self._writer.execute(
+                "insert or replace into meta values (?, ?)", (key, f"{strikes}@{at_input}")
+            )
+        return strikes
 
     def live(self) -> list[Stored]:
         """All conversations that have not ended. Raises JournalUnusable: a file may be damaged

@@ -612,7 +612,6 @@ class Shard:
         self._clock.not_before(max((stored.last_us() for stored in live), default=0))
         now_us = self.now_us()
         suspect = self._attempt.left_behind
-        strikes = self.journal.strike(suspect) if suspect else 0
         for stored in live:
             conversation = Conversation(
                 stored.session_id,
@@ -622,11 +621,13 @@ class Shard:
                 stored.created_us,
             )
             self.conversations[stored.session_id] = conversation
-            if stored.session_id == suspect and strikes >= STRIKES:
-                self._log.error("session.set_aside", session_id=suspect, deaths=strikes)
-                conversation.set_aside(stored, now_us)
-                self._dirty[stored.session_id] = conversation
-                continue
+            if stored.session_id == suspect:
+                strikes = self.journal.strike(suspect, stored.last_input())
+                if strikes >= STRIKES:
+                    self._log.error("session.set_aside", session_id=suspect, deaths=strikes)
+                    conversation.set_aside(stored, now_us)
+                    self._dirty[stored.session_id] = conversation
+                    continue
             self._attempt.begin(stored.session_id)
             try:
                 foreign = conversation.recover(stored)

@@ -233,6 +233,17 @@ def test_a_file_that_is_damaged_in_its_middle_is_named_and_not_taken_for_half_of
         Journal(path).live()
 
 
+def test_deaths_count_that_come_soon_after_each_other(path: Path) -> None:
+    journal = Journal(path)
+
+    assert [journal.strike("s0-a", at) for at in (10, 12, 112)] == [1, 2, 3]
+    assert journal.strike("s0-a", 213) == 1, "it has decided a hundred inputs since"
+    assert journal.strike("s0-b", 213) == 1
+    journal._writer.execute("pragma query_only = on")
+    assert journal.strike("s0-b", 213) == 2, "also on a disk that takes nothing"
+    journal.close()
+
+
 def bytes_of(path: Path) -> bytes:
     """Everything that lies on the disk."""
     return b"".join(one.read_bytes() for one in sorted(path.parent.iterdir()))
