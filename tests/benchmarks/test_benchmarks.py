@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from voicebus.benchmarks import bus_cost, goals, machine, report
+from voicebus.benchmarks import bus_cost, core_step, goals, machine, report
 from voicebus.benchmarks.__main__ import NAMES
 from voicebus.benchmarks.harness import QUICK
 
@@ -24,6 +24,13 @@ def test_it_runs_and_finds_something(name: str, tmp_path: Path) -> None:
     assert saved["figures"] == result.figures
     for table in result.tables:
         assert table.title in (tmp_path / "run.md").read_text("utf-8")
+
+
+def test_how_long_a_step_of_the_core_takes_is_found() -> None:
+    found = core_step.measure(steps=20)
+
+    assert len(found) > 10
+    assert all(took_us > 0 for _, took_us in found)
 
 
 def test_what_the_bus_alone_costs_is_found(tmp_path: Path) -> None:
