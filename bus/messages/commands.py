@@ -239,7 +239,7 @@ class CreateResponse(Message, frozen=True, kw_only=True):
 
     overrides: dict[str, Any] = {}
     """Fields of the provider's `response`, for this one: `instructions`, `tool_choice`, …;
-    `"conversation": "none"` for an answer out of band."""
+    `"conversation": "none"` for an answer out of band. `metadata` may hold 15 keys."""
 
 
 class Interrupt(Message, frozen=True, kw_only=True):

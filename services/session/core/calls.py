@@ -434,7 +434,9 @@ def _follow_up_choice(d: Draft) -> str | None:
     if d.s.rounds >= ROUND_LIMIT:
         return "none"
     # A forced choice would force the same call again, for ever.
-    return None if d.s.config.tool_choice in ("auto", "none") else "auto"
+    config = d.s.config
+    choice = config.provider_extras.get("tool_choice", config.tool_choice)
+    return None if choice in ("auto", "none") else "auto"
 
 
 def _output(d: Draft, call_id: str, text: str | None = None) -> None:

@@ -20,6 +20,8 @@ WANTING = ANSWERED | {"commit_audio"}
 """Commands after which a response may have to wait for its turn."""
 GIVEN_LIMIT = 8
 """Images and other items that a new connection is told again; older ones are left out."""
+METADATA_LIMIT = 15
+"""Of a response's metadata: providers take 16 keys, and one is our tag."""
 AT_ONCE = frozenset({"interrupt", "close", "report_playback", "submit_tool_output", "approve"})
 """Commands that never wait for it. What a call waits for must not be late for its deadline."""
 
@@ -204,8 +206,14 @@ def _clear_audio(d: Draft, event: i.Commanded) -> None:
 
 def _create_response(d: Draft, event: i.Commanded) -> None:
     overrides = _data(event, c.CreateResponse).overrides
-    if not isinstance(overrides.get("metadata") or {}, dict):
+    metadata = overrides.get("metadata") or {}
+    if not isinstance(metadata, dict):
         raise BadMessage("create_response: overrides.metadata must be an object")
+    if fx.TAG in metadata or len(metadata) > METADATA_LIMIT:
+        raise BadMessage(
+            f"create_response: overrides.metadata may hold {METADATA_LIMIT} keys, and not "
+            f"{fx.TAG!r}: the provider takes one more, by which Voicebus finds the response"
+        )
     responses.want(d, automatic=False, cause=event.command_id, overrides=overrides)
     d.answer(event.command_id)
 

@@ -209,6 +209,10 @@ class ClearInput(Request, frozen=True):
     """Forget what the caller said so far."""
 
 
+TAG = "voicebus"
+"""The key of our tag in a response's metadata, by which it is known again."""
+
+
 class CreateResponse(Request, frozen=True):
     """Answer now."""
 

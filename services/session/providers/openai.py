@@ -48,8 +48,6 @@ FATAL = MODELS | frozenset(
     }
 )
 """What no repetition helps against."""
-TAG = "voicebus"
-"""The key of our tag in a response's metadata."""
 MAX_ID = 32
 RATE_LIMITS = frozenset({"rate_limit_exceeded", "inference_rate_limit_exceeded"})
 
@@ -186,7 +184,7 @@ def _response_started(frame: Frame, now_us: int) -> i.AnyInput:
     return i.ResponseStarted(
         now_us=now_us,
         response_id=_text(response, "id"),
-        tag=_maybe(_table(response, "metadata"), TAG),
+        tag=_maybe(_table(response, "metadata"), fx.TAG),
         out_of_band=_out_of_band(response),
     )
 
@@ -278,7 +276,7 @@ def _response_done(frame: Frame, now_us: int) -> i.AnyInput:
         rate_limited=code in RATE_LIMITS,
         retry_after_ms=_retry_after_ms(_text(error or {}, "message")),
         out_of_band=_out_of_band(response),
-        tag=_maybe(_table(response, "metadata"), TAG),
+        tag=_maybe(_table(response, "metadata"), fx.TAG),
         fatal=code in FATAL,
     )
 
@@ -586,7 +584,7 @@ def frame_of(request: fx.Request) -> Frame:
             response = dict(overrides)
             if tool_choice is not None:
                 response["tool_choice"] = tool_choice
-            response["metadata"] = {**(response.get("metadata") or {}), "voicebus": tag}
+            response["metadata"] = {**(response.get("metadata") or {}), fx.TAG: tag}
             return {"type": "response.create", "response": response}
         case fx.CancelResponse(response_id):
             return {"type": "response.cancel", "response_id": response_id}

@@ -1,5 +1,7 @@
 """Calls and batches: one outcome each, one output or a deleted item each, outputs in order."""
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -420,9 +422,16 @@ def test_a_new_user_turn_begins_a_new_count() -> None:
     assert stage.state.rounds == 0
 
 
-@pytest.mark.parametrize("forced", ["required", {"name": "a"}])
-def test_the_follow_up_of_a_forced_choice_is_free(forced: object) -> None:
-    config = SessionConfig(turn_detection="none", tool_choice=forced)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    "forced",
+    [
+        {"tool_choice": "required"},
+        {"tool_choice": {"name": "a"}},
+        {"provider_extras": {"tool_choice": "required"}},
+    ],
+)
+def test_the_follow_up_of_a_forced_choice_is_free(forced: dict[str, Any]) -> None:
+    config = SessionConfig(turn_detection="none", **forced)
     stage = Stage(config, tools=[tool("a")])
 
     assert round_of(stage, 0).tool_choice == "auto"

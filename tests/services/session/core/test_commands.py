@@ -207,18 +207,22 @@ def test_clearing_waits_for_the_frame_it_names() -> None:
     assert (clear.request, clear.after_n, clear.token) == (fx.ClearInput(), 3, "other")
 
 
-@pytest.mark.parametrize("metadata", ["x", 5, ["a"]])
-def test_metadata_that_is_no_object_is_refused(metadata: object) -> None:
+MANY = {str(number): "x" for number in range(commands.METADATA_LIMIT)}
+
+
+@pytest.mark.parametrize("metadata", ["x", 5, ["a"], {"voicebus": "1"}, {**MANY, "one": "more"}])
+def test_metadata_that_cannot_be_sent_beside_our_tag_is_refused(metadata: object) -> None:
     effects = Stage().command("create_response", overrides={"metadata": metadata})
 
     assert replies(effects) == {"create_response-1": "bad_request"}
     assert requests(effects) == []
 
 
-def test_a_response_is_created_with_overrides() -> None:
-    effects = Stage().command("create_response", overrides={"instructions": "Sing."})
+@pytest.mark.parametrize("overrides", [{"instructions": "Sing."}, {"metadata": MANY}])
+def test_a_response_is_created_with_overrides(overrides: dict[str, object]) -> None:
+    effects = Stage().command("create_response", overrides=overrides)
 
-    assert requests(effects) == [fx.CreateResponse("1", {"instructions": "Sing."})]
+    assert requests(effects) == [fx.CreateResponse("1", overrides)]
 
 
 def test_closing_answers_and_ends() -> None:
