@@ -200,6 +200,8 @@ def refused(d: Draft, event: i.ProviderRefused) -> bool:
         asked = d.s.asked.get(event.event_id or "")
         if asked is not None and asked.what != "configure":
             return False
+        if asked is None and d.s.opened_once and event.about != "configuration":
+            return False  # a trouble of the provider's; without its confirmation it is dialled anew
         close(d, "error", code=event.code, message=event.message)
         return True
     if d.s.update is None:

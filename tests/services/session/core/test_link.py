@@ -504,3 +504,21 @@ def test_only_so_many_updates_wait_for_their_turn() -> None:
         )
 
     assert replies(stage.effects) == {f"u{link.UPDATE_LIMIT + 1}": "busy"}
+
+
+@pytest.mark.parametrize(("about", "ends"), [(None, False), ("configuration", True)])
+def test_a_providers_trouble_on_a_later_connection_is_waited_out(
+    about: str | None, ends: bool
+) -> None:
+    stage = Stage()
+    stage.play(i.ProviderDisconnected(generation=1, code=1006))
+    stage.wait(0.2)
+    stage.play(i.ProviderConnected(generation=2), i.ProviderSessionCreated())
+
+    effects = stage.play(refused("server_error", None, about=about))
+
+    (error,) = of(effects, Error)
+    assert error.recoverable is not ends
+    assert bool(of(effects, SessionClosed)) is ends
+    if not ends:
+        assert of(stage.wait(11), fx.Dial)[0].generation == 3
