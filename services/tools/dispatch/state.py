@@ -83,6 +83,10 @@ class Call:
     """Nobody offers its tool, but a worker that an earlier dispatcher knew may yet come back."""
     given_at: float | None = None
     """When its worker got it."""
+    second_at: float = float("-inf")
+    """Since when its progress is counted,"""
+    told_in_it: int = 0
+    """and how often it came within that second."""
     cancel_reason: str | None = None
     lost_attempts: set[str] = field(default_factory=set)
     """Workers that had it and were lost: a result from one of them still counts."""

@@ -14,6 +14,10 @@ from voicebus.services.tools.dispatch.effects import (
 )
 from voicebus.services.tools.dispatch.state import Call, Key, State, Worker
 
+PROGRESS_A_SECOND = 40
+"""More for a call is left out. Tool hosts tell half as many, which may come late and together."""
+PROGRESS_LIMIT = 500
+"""Characters of it."""
 LEFT_LIMIT = 256
 """So many workers that left are remembered."""
 
@@ -55,14 +59,10 @@ def said(state: State, at: float, peer: str, message: Report, effects: list[Effe
                 )
         case work.Progress():
             call = _call_at(state, worker, message)
-            if call is not None:
-                _forward(
-                    call,
-                    work.CallProgress(
-                        session_id=call.key[0], call_id=call.key[1], text=message.text
-                    ),
-                    effects,
-                )
+            if call is not None and _may_tell(call, at):
+                text = message.text[:PROGRESS_LIMIT]
+                told = work.CallProgress(session_id=call.key[0], call_id=call.key[1], text=text)
+                _forward(call, told, effects)
         case work.Result():
             _result(state, at, worker, message, effects)
             if message.free is not None:
@@ -92,6 +92,14 @@ def _on_the_way(state: State, worker: Worker, received: int | None) -> int:
 def _call_at(state: State, worker: Worker, message: work.Started | work.Progress) -> Call | None:
     call = state.calls.get((message.session_id, message.call_id))
     return call if call is not None and call.worker == worker.peer else None
+
+
+def _may_tell(call: Call, at: float) -> bool:
+    """Progress becomes events that are written down: not more of them than anyone can read."""
+    if at - call.second_at >= 1.0:
+        call.second_at, call.told_in_it = at, 0
+    call.told_in_it += 1
+    return call.told_in_it <= PROGRESS_A_SECOND
 
 
 def _forward(

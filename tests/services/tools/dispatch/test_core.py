@@ -282,6 +282,21 @@ def test_a_call_somebody_waits_for_comes_before_background_ones() -> None:
     assert calls(freed) == [("w1", "turn")]
 
 
+def test_progress_is_told_no_more_often_than_anyone_can_read() -> None:
+    pool = Pool()
+    pool.join()
+    pool.submit("c1")
+    told: list[str] = []
+    for number in range(3000):
+        pool.at += 0.001
+        said = work.Progress(session_id=SESSION, call_id="c1", text=f"{number} " + "x" * 9999)
+        told += [one.text for one in to_session(pool.worker("w1", said), work.CallProgress)]
+
+    assert len(told) == 3 * 40
+    assert told[0].startswith("0 ")
+    assert {len(text) for text in told} == {500}
+
+
 def test_a_waiting_call_becomes_background_when_its_session_says_so() -> None:
     pool = Pool()
     pool.join(free=1)
