@@ -144,6 +144,8 @@ class State:
     """By peer."""
     left: dict[str, str] = field(default_factory=dict)
     """Workers (`name/incarnation`) that said bye, and over which peer; the last 256."""
+    replaced: dict[str, None] = field(default_factory=dict)
+    """Workers (`name/incarnation`) in whose place another of their name came; the last 256."""
     lost_tools: dict[str, tuple[float, dict[str, work.ToolSpec]]] = field(default_factory=dict)
     """Worker name -> when to forget its tools, and these."""
     calls: dict[Key, Call] = field(default_factory=dict)

@@ -19,7 +19,7 @@ PROGRESS_A_SECOND = 40
 PROGRESS_LIMIT = 500
 """Characters of it."""
 LEFT_LIMIT = 256
-"""So many workers that left are remembered."""
+"""So many workers that left, or were replaced, are remembered."""
 
 Report = (
     work.WorkerHello
@@ -183,8 +183,14 @@ def _forget_predecessor(
             for key in _had(state, worker):
                 state.calls[key].worker = None
                 calls.add(key)
+        elif f"{message.name}/{message.inc}" in state.replaced:
+            # It is alive, and so may the other be: two run under one name.
+            effects.append(Note("worker.name_shared", (("worker", message.name[:100]),)))
         else:
             lost(state, at, peer, "replaced", effects)
+            state.replaced[worker.label] = None
+            if len(state.replaced) > LEFT_LIMIT:
+                del state.replaced[next(iter(state.replaced))]
     return calls
 
 

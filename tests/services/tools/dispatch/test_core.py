@@ -282,6 +282,20 @@ def test_a_call_somebody_waits_for_comes_before_background_ones() -> None:
     assert calls(freed) == [("w1", "turn")]
 
 
+def test_two_workers_under_one_name_are_both_kept_once_both_are_known_to_live() -> None:
+    pool = Pool()
+    pool.join("w1", name="short", inc="a", free=1)
+    pool.join("w2", name="short", inc="b", free=1)
+
+    back = pool.join("w1", name="short", inc="a", free=1)
+    again = pool.join("w2", name="short", inc="b", free=1)
+    given = calls(pool.submit("c1", "pay") + pool.submit("c2", "pay"))
+
+    assert "worker.name_shared" in [one.what for one in back if isinstance(one, Note)]
+    assert [one for one in [*back, *again] if isinstance(one, Note) and "lost" in one.what] == []
+    assert sorted(peer for peer, _ in given) == ["w1", "w2"]
+
+
 def test_progress_is_told_no_more_often_than_anyone_can_read() -> None:
     pool = Pool()
     pool.join()
