@@ -5,6 +5,7 @@ handshake, in this process, before the peer can send or subscribe to anything.
 """
 
 import contextlib
+import itertools
 import os
 import socket
 import struct
@@ -26,6 +27,8 @@ from voicebus.bus.sockets import (
 
 GATE = "inproc://zeromq.zap.01"
 DOMAIN = b"voicebus"
+CONNECTION = b"X-Connection"
+"""The property that tells one connection of a client from another."""
 HANDSHAKE_MS = 5000
 """A peer that has not said who it is by then is cut off."""
 BACKLOG = 256
@@ -57,7 +60,8 @@ class Arrivals(NamedTuple):
 
 def gate(sockets: Sockets, admit: Admit) -> Router:
     """Answers handshakes. Make it before any socket that it guards: without it, CURVE alone lets
-    in whoever has any key."""
+    in whoever has any key. It numbers the connections: a client may have several."""
+    numbers = itertools.count(1)
 
     def asked(route: Route, frames: Frames) -> None:
         name: str | None = None
@@ -66,11 +70,17 @@ def gate(sockets: Sockets, admit: Admit) -> Router:
             key = z85.encode(frames[6]).decode() if len(frames) > 6 else ""
             name = admit(frames[5].decode("ascii", "replace"), key, frames[3].decode())
         status, text = (b"200", b"OK") if name else (b"400", b"not allowed")
-        answer = [b"1.0", request, status, text, (name or "").encode(), b""]
+        of_connection = _property(CONNECTION, str(next(numbers)).encode()) if name else b""
+        answer = [b"1.0", request, status, text, (name or "").encode(), of_connection]
         router.send(route, answer)
 
     router = sockets.router(GATE, asked)
     return router
+
+
+def _property(name: bytes, value: bytes) -> bytes:
+    """What each message of the connection will say, as ZMTP has it."""
+    return bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value
 
 
 def _options(secret: str | None, max_message_bytes: int) -> dict[int, int | bytes]:
@@ -141,6 +151,8 @@ class Guarded(Socket):
     ) -> None:
         self.client: str | None = None
         """Who sent the message that is being handled; None at a disconnection."""
+        self.connection = ""
+        """By which of its connections."""
         super().__init__(sockets, kind, receive, {})
         for option, value in options.items():
             self._raw.setsockopt(option, value)
@@ -156,8 +168,9 @@ class Guarded(Socket):
         frames = self._raw.recv_multipart(zmq.NOBLOCK, copy=False)
         try:
             self.client = str(frames[0].get("User-Id")) or None
+            self.connection = str(frames[0].get(CONNECTION.decode()))
         except zmq.ZMQError:
-            self.client = None
+            self.client, self.connection = None, ""
         return [frame.bytes for frame in frames]
 
 
@@ -200,15 +213,17 @@ class GuardedPublisher(Guarded):
         self,
         sockets: Sockets,
         endpoint: str,
-        asked: Callable[[str, bytes], bytes],
-        left: Callable[[bytes], None],
+        asked: Callable[[str, str, bytes], bytes],
+        left: Callable[[str | None, str, bytes], bytes | None],
         *,
         secret: str | None,
         arrivals: Arrivals | None = None,
         queue: int = 5000,
     ) -> None:
-        """`asked(client, topic)` returns the topic that is admitted instead: the same one, or one
-        on which only a refusal is published. `left(topic)`: one who asked for it is gone."""
+        """`asked(client, connection, topic)` returns the topic that is admitted instead: the same
+        one, or one on which only a refusal is published. `left(client, connection, topic)`: it does
+        not want it any more; returns what was admitted for it, if anything was. The client is None
+        where a connection has ended: ZeroMQ tells each of its topics, and not whose they were."""
 
         def note(frames: list[bytes]) -> None:
             if not frames[0] or len(frames) > 1:
@@ -216,11 +231,12 @@ class GuardedPublisher(Guarded):
             topic = frames[0][1:]
             if frames[0][0] == 1 and self.client is not None:
                 # Holds for the peer whose message was read last: nothing may be read in between.
-                self._raw.setsockopt(zmq.SUBSCRIBE, asked(self.client, topic))
+                place = asked(self.client, self.connection, topic)
+                self._raw.setsockopt(zmq.SUBSCRIBE, place)
             elif frames[0][0] == 0:
-                if self.client is not None:
-                    self._raw.setsockopt(zmq.UNSUBSCRIBE, topic)
-                left(topic)
+                admitted = left(self.client, self.connection, topic)
+                if admitted is not None and self.client is not None:
+                    self._raw.setsockopt(zmq.UNSUBSCRIBE, admitted)
 
         options = _options(secret, MAX_TO_PUBLISHER_BYTES)
         options |= {zmq.XPUB_MANUAL: 1, zmq.SNDHWM: queue}

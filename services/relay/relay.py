@@ -195,9 +195,10 @@ class Relay:
 
     # --- listening ----------------------------------------------------------------------------
 
-    def _asked(self, name: str, topic: bytes) -> bytes:
+    def _asked(self, name: str, connection: str, topic: bytes) -> bytes:
         client = self._by_name.get(name)
         if not self._subscriptions.has_room(name):
+            self._subscriptions.refuse(name, connection, topic)
             return self._turn_away(
                 name,
                 topic,
@@ -206,7 +207,7 @@ class Relay:
                 "subscribe to shorter prefixes",
             )
         if client is None or not permissions.may_subscribe(client, topic, self._owners.of(name)):
-            self._subscriptions.refuse(name, topic)
+            self._subscriptions.refuse(name, connection, topic)
             allowed = client or ANYBODY
             return self._turn_away(
                 name,
@@ -217,9 +218,9 @@ class Relay:
                 if client
                 else f"client {name!r} is not known any more",
             )
-        self._subscriptions.admit(name, topic)
-        # The publisher inside answers it with a welcome, which comes back on this topic.
-        self._lane(topic).subscribe(topic)
+        if self._subscriptions.admit(name, connection, topic):
+            # The publisher inside answers it with a welcome, which comes back on this topic.
+            self._lane(topic).subscribe(topic)
         return topic
 
     def _lane(self, topic: bytes) -> Subscriber:
@@ -230,7 +231,7 @@ class Relay:
         """Admit to nothing but the word that says no."""
         self._runtime.count("subscriptions_refused")
         self._tell_once("subscription.refused", name, code=code)
-        place = b"%brefused/%b" % (topic[:200], name.encode())
+        place = _refusal_place(topic, name)
         refused = SubscriptionRefused(
             client=name,
             topic=topic.decode("utf-8", "replace"),
@@ -241,9 +242,18 @@ class Relay:
         self._loop.call_soon(self._publisher.publish, place, [encode(refused)])
         return place
 
-    def _left(self, topic: bytes) -> None:
-        if self._subscriptions.left(topic):
-            self._lane(topic).unsubscribe(topic)
+    def _left(self, name: str | None, connection: str, topic: bytes) -> bytes | None:
+        if name is None:
+            admitted = self._subscriptions.ended(topic)
+        elif self._subscriptions.was_refused(connection, topic):
+            self._subscriptions.left(connection, topic)
+            return _refusal_place(topic, name)
+        else:
+            admitted = self._subscriptions.left(connection, topic)
+        if not admitted:
+            return None
+        self._lane(topic).unsubscribe(topic)
+        return topic
 
     def _published(self, frames: list[bytes]) -> None:
         topic = frames[0]
@@ -457,6 +467,11 @@ class Relay:
             self._runtime.count("sound_homeless")  # restarted since: `attach` tells us again
             return
         self._voices[home].send(frames)
+
+
+def _refusal_place(topic: bytes, name: str) -> bytes:
+    """Where a client is told that it may not subscribe to this: its own filter lets it pass."""
+    return b"%brefused/%b" % (topic[:200], name.encode())
 
 
 def _addresses(runtime: Runtime[RelaySettings], host: str, port: int) -> dict[bytes, bytes]:

@@ -318,6 +318,42 @@ def test_too_many_subscriptions_are_refused_and_gone_with_their_client(door: Doo
         assert [one["code"] for one in told if one["kind"] != "welcome"] == ["busy"] * 10
 
 
+def test_nobody_loses_what_another_client_was_refused(door: Door) -> None:
+    """The relay is told that one who asked for a topic is gone, and not who it was."""
+    address = f"tcp://{HOST}:{door.port}"
+    cli_keys.keys("add", "other", folder=door.keys, lanes="event", sessions="*")
+    with door.socket(zmq.SUB, door.key("board")) as listener:
+        listener.subscribe(b"event/")
+        listener.connect(address)
+        assert _kind(listener) == "welcome"
+        with door.socket(zmq.XSUB, door.key("other")) as leaving:
+            leaving.setsockopt(zmq.SNDHWM, 0)
+            leaving.connect(address)
+            for number in range(50):
+                leaving.send(b"\x01event/%026d/" % number)
+            leaving.send(b"\x01event/")  # one too many
+            while _kind(leaving) != "subscription_refused":
+                pass
+        with door.socket(zmq.XSUB, door.key("other")) as after:
+            after.connect(address)
+            after.send(b"\x01event/after/")
+            while _kind(after) != "welcome":  # there is room again: the end of that one was read
+                after.send(b"\x01event/after%d/" % uuid.uuid4().int)
+        with door.socket(zmq.REQ, door.key("alice")) as asking:
+            asking.connect(f"tcp://{HOST}:{door.port + 1}")
+            asking.send(_command("open", data={"config": {"headless": True}}))
+            session_id = json.loads(asking.recv())["data"]["session_id"]
+            opened = f"event/{session_id}/session_opened".encode()
+            while listener.recv_multipart()[0] != opened:
+                pass
+            asking.send(_command("close", session_id=session_id))
+            assert json.loads(asking.recv())["ok"]
+
+
+def _kind(raw: Any) -> str:
+    return str(json.loads(raw.recv_multipart()[1])["kind"])
+
+
 def _memory_mb(pid: int) -> int:
     return int(psutil.Process(pid).memory_info().rss) // 1024**2
 
