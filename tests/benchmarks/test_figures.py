@@ -86,3 +86,17 @@ def test_more_and_more_sessions_are_tried_and_at_last_the_most() -> None:
     assert list(capacity.more(100, 200)) == [100, 125, 156, 195, 200]
     assert list(capacity.more(1, 3)) == [1, 2, 3]
     assert list(capacity.more(20, 20)) == [20]
+
+
+def test_the_most_sessions_held_are_those_that_were_not_late_in_some_repetition() -> None:
+    found = {
+        "capacity.20.p99": [1.0, 2.0],
+        "capacity.20.in.p99": [1.0, 2.0],
+        "capacity.40.p99": [30.0, 20.0],
+        "capacity.40.in.p99": [2.0, 3.0],
+        "capacity.100.p99": [30.0, 3.0],
+        "capacity.100.in.p99": [3.0, 30.0],
+    }
+
+    assert capacity.most_held(found) == 40
+    assert capacity.most_held({}) == 0
