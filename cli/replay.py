@@ -13,7 +13,7 @@ from voicebus.cli.journals import DataDir
 from voicebus.cli.options import RunDir
 from voicebus.cli.problems import Problem
 from voicebus.services.session.archive import Archive, Kept
-from voicebus.services.session.refold import Refolded, refold
+from voicebus.services.session.refold import Refolded, is_decided, refold
 
 COMPARED = ("kind", "epoch", "cause", "at_us", "data")
 AROUND = 3
@@ -57,7 +57,8 @@ def replay(
 
 
 def _one(archive: Archive, kept: Kept, *, with_events: bool) -> bool:
-    recorded = [one for one in archive.events(kept.session_id) if one["seq"] <= kept.seq]
+    published = [one for one in archive.events(kept.session_id) if one["seq"] <= kept.seq]
+    recorded = [one for one in published if is_decided(one)]
     folded = refold(kept.session_id, archive.inputs(kept.session_id))
     if with_events:
         for event in folded.events:
@@ -68,7 +69,7 @@ def _one(archive: Archive, kept: Kept, *, with_events: bool) -> bool:
     difference = list(differences(recorded, folded))
     verdict = "the same" if not difference else "DIFFERENT"
     print(
-        f"{kept.session_id}: {folded.inputs} inputs, {len(recorded)} events were published, "
+        f"{kept.session_id}: {folded.inputs} inputs, {len(recorded)} events were decided, "
         f"{len(folded.events)} are decided today: {verdict}"
     )
     for line in difference:

@@ -37,6 +37,14 @@ class Refolded(msgspec.Struct):
     """Why it could not be decided to the end."""
 
 
+def is_decided(event: dict[str, Any]) -> bool:
+    """Whether it came of an input. What the process says of itself has none: that its journal
+    cannot be written, and that another version had decided before it."""
+    data = event.get("data", {})
+    says = (event["kind"], data.get("code"), data.get("snapshot_required"))
+    return not (says[:2] == ("error", "journal_lost") or says == ("session_resumed", None, True))
+
+
 def refold(session_id: str, recorded: Iterable[tuple[int, bytes]]) -> Refolded:
     """Fold all of it. Raises nothing: a core that fails is an answer, too."""
     found = Refolded()

@@ -136,6 +136,24 @@ def test_a_replay_by_session_finds_its_journal(recording: Recording) -> None:
     assert "interrupted" in kinds
 
 
+def test_what_the_process_said_of_itself_is_no_difference(recording: Recording) -> None:
+    ours = f"where session_id = '{recording.session}'"
+    for said in (
+        '"kind":"error","data":{"code":"journal_lost"}',
+        '"kind":"session_resumed","data":{"snapshot_required":true}',
+    ):
+        recording.change(
+            "insert into events select session_id, seq + 1, "
+            f"'{{{said},\"seq\":' || (seq + 1) || '}}' from events {ours} order by seq desc limit 1"
+        )
+    recording.change(f"update sessions set ledger = json_set(ledger, '$.seq', 9999) {ours}")
+
+    done = run("replay", recording.session, "--data", str(recording.folder))
+
+    assert done.exit_code == 0, done.output
+    assert "the same" in done.output
+
+
 def test_what_would_be_decided_otherwise_is_shown_with_its_input(recording: Recording) -> None:
     recording.change(
         'update events set header = replace(header, \'"status":"completed"\', '
