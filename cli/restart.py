@@ -95,7 +95,9 @@ class Restart:
             self._tools()
             return
         mine = [one for one in self._programs.values() if one.name.startswith(f"{role}-")]
-        running = [one for one in mine if one.pid or one.has_fallen]
+        # One that was stopped, perhaps by an interrupted restart, is started if it is named.
+        wanted = self._supervisor.wanted() if must_be_there else set()
+        running = [one for one in mine if one.pid or one.has_fallen or one.name in wanted]
         if not running and must_be_there:
             raise Problem(f"no {role} runs in {self._endpoints.run_dir}")
         for program in running:
@@ -115,6 +117,11 @@ class Restart:
         """By generation: there is always a host that takes calls."""
         if HOST not in self._programs:
             raise Problem(f"no tool host runs in {self._endpoints.run_dir}")
+        found = self._supervisor.now()
+        if found[NEXT_HOST].pid:
+            # A restart was interrupted, and what it left there may be the code of before.
+            self._start(HOST, after=0)
+            self._stop(NEXT_HOST)
         before = self._supervisor.now()[HOST].pid
         self._start(NEXT_HOST, after=0)
         self._tell(f"{NEXT_HOST} takes the new calls; {HOST} finishes what runs")

@@ -11,6 +11,7 @@ SOCKET = "supervisor.sock"
 ANSWER_S = 5.0
 
 NOT_RUNNING = 70
+ALREADY_STARTED = 60
 
 
 class Silent(RuntimeError):
@@ -115,7 +116,11 @@ class Supervisor:
 
     def start(self, name: str, *, wait: bool = True) -> None:
         """Start one program. Does nothing when it runs. Raises Silent, OSError, Fault."""
-        self._call("supervisor.startProcess", self._full(name), wait)
+        try:
+            self._call("supervisor.startProcess", self._full(name), wait)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != ALREADY_STARTED:
+                raise
 
     def stop(self, name: str, *, within_s: float = 60.0) -> None:
         """Stop one program and wait for its end. Does nothing when it does not run."""

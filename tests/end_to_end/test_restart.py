@@ -228,6 +228,33 @@ async def test_down_waits_no_longer_than_it_was_told(start_stack: StartStack, wa
         assert f"1 conversation is cut: still open after {wait} s" in err
 
 
+@pytest.mark.parametrize("stopped", ["toolhost-0", None])
+async def test_a_restart_of_tools_that_was_interrupted_can_be_repeated(
+    cell: Stack, stopped: str | None
+) -> None:
+    await asyncio.to_thread(cell.supervisor.start, "toolhost-1")
+    if stopped is not None:
+        await asyncio.to_thread(cell.supervisor.stop, stopped)
+    before = set(cell.pids().items())
+
+    code, _, err = await voicebus("restart", "tools", "--run-dir", str(cell.run_dir))
+
+    assert code == 0, err
+    hosts = {one for one in cell.pids().items() if one[0].startswith("toolhost-")}
+    assert [name for name, _ in hosts] == ["toolhost-0"]
+    assert not hosts & before
+
+
+async def test_what_an_interrupted_restart_has_stopped_is_started(cell: Stack) -> None:
+    await asyncio.to_thread(cell.supervisor.stop, "session-0")
+
+    code, _, err = await voicebus("restart", "session", "--run-dir", str(cell.run_dir))
+
+    assert code == 0, err
+    async with scene(cell) as on:
+        await (await on.caller()).turn("short tone")
+
+
 def test_a_role_that_does_not_run_is_named(cell: Stack) -> None:
     with pytest.raises(Problem, match="no recorder runs in"):
         Restart(cell.run_dir).role("recorder")
