@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-from voicebus.benchmarks import report
+import pytest
+
+from voicebus.benchmarks import page, report
 from voicebus.benchmarks.figures import Table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,3 +46,31 @@ def test_the_table_of_bad_listeners_stands_on_the_page_as_it_was_printed() -> No
     ]
 
     assert report.text(table).strip() in PAGE
+
+
+def test_another_run_takes_the_place_of_the_one_that_is_shown() -> None:
+    old = _main_run().read_text("utf-8")
+    new = old.replace("reached", "missed").replace("| 1 ", "| 7 ").replace("cores: 2", "cores: 9")
+
+    there = page.shown(PAGE, old, new)
+
+    assert [title for title, table in page.sections(new).items() if table not in there] == []
+    assert page.shown(there, new, old) == PAGE != there
+
+
+def test_a_table_that_is_new_stands_after_the_one_it_follows_in_the_run() -> None:
+    old = "- at: then\n\n### A\n\n| 1 |\n\n### B\n\n| 2 |\n"
+    new = "- at: now\n\n### A\n\n| 3 |\n\n### New\n\n| 4 |\n\n### B\n\n| 5 |\n"
+    shows = "# Page\n\n- at: then\n\nSome words.\n\n### A\n\n| 1 |\n\nMore.\n\n### B\n\n| 2 |\n"
+
+    assert page.shown(shows, old, new) == (
+        "# Page\n\n- at: now\n\nSome words.\n\n### A\n\n| 3 |\n\n### New\n\n| 4 |\n\nMore.\n\n"
+        "### B\n\n| 5 |\n"
+    )
+
+
+def test_a_page_that_shows_something_else_is_left_alone() -> None:
+    run = "- at: then\n\n### A\n\n| 1 |\n"
+
+    with pytest.raises(ValueError, match="'A' of the old run"):
+        page.shown("- at: then\n\n### A\n\n| 2 |\n", run, run)
