@@ -447,9 +447,11 @@ def _output(d: Draft, call_id: str, text: str | None = None) -> None:
     elif text is None:
         # The new connection never saw the call: an output without one would be refused.
         _as_context(d, call, output)
-    d.s.calls = with_(
-        d.s.calls, call_id, replace(call, told="output" if text is None else "placeholder")
-    )
+    if text is None:
+        call = replace(call, told="output")
+    else:
+        call = replace(call, told="placeholder", background=True)
+    d.s.calls = with_(d.s.calls, call_id, call)
 
 
 def is_output(d: Draft, item: i.Item) -> bool:
@@ -465,7 +467,9 @@ def _delete(d: Draft, call: Call) -> None:
         return
     if call.generation == d.s.generation:
         _forget_item(d, call.item_id, call.call_id)
-    d.s.calls = with_(d.s.calls, call.call_id, replace(call, told="deleted"))
+    background = call.phase == "running"
+    call = replace(call, told="deleted", background=background)
+    d.s.calls = with_(d.s.calls, call.call_id, call)
 
 
 def _forget_item(d: Draft, item_id: str, call_id: str) -> None:
@@ -529,14 +533,16 @@ def interrupted(d: Draft, batches: list[Batch], stop: list[str], reason: str) ->
 
 def _tell_by_policy(d: Draft, batch: Batch) -> None:
     policy = d.s.config.on_interrupt
+    later: list[str] = []  # what runs on though no answer waits for it
     for call_id in batch.call_ids:
         call = d.s.calls[call_id]
         if call.told == "no" and call.phase == "running" and call.policy == "detach":
             _output(d, call_id, _RUNNING)
+            later.append(call_id)
     if policy == "submit":
         d.s.batches = with_(d.s.batches, batch.response_id, batch)
         _settle(d, batch.response_id)
-        _defer(d, batch)
+        _defer(d, later)
         return
     told: list[str] = []
     for call_id in batch.call_ids:
@@ -548,24 +554,19 @@ def _tell_by_policy(d: Draft, batch: Batch) -> None:
             told.append(call_id)
         else:
             _delete(d, call)
-            if call.phase == "ended" and _must_be_known(call, call.status or ""):
+            if call.phase == "running":
+                later.append(call_id)
+            elif call.phase == "ended" and _must_be_known(call, call.status or ""):
                 _announce(d, call, call.status or "", call.output)
     _finish(d, batch, told, respond=bool(told))
-    _defer(d, batch)
+    _defer(d, later)
 
 
-def _defer(d: Draft, batch: Batch) -> None:
-    """What runs on though no answer waits for it lets the calls of callers who wait go first."""
-    mine = [d.s.calls[call_id] for call_id in batch.call_ids]
-    later = [
-        call
-        for call in mine
-        if call.phase == "running" and call.by == "pool" and call.told in ("deleted", "placeholder")
-    ]
-    for call in later:
-        d.s.calls = with_(d.s.calls, call.call_id, replace(call, background=True))
-    if later:
-        d.do(fx.Defer(tuple(call.call_id for call in later)))
+def _defer(d: Draft, running: list[str]) -> None:
+    """Calls that nobody waits for let those of callers who wait go first."""
+    in_pool = tuple(call_id for call_id in running if d.s.calls[call_id].by == "pool")
+    if in_pool:
+        d.do(fx.Defer(in_pool))
 
 
 # --- time -------------------------------------------------------------------------------------
