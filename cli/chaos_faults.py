@@ -81,7 +81,7 @@ class Tormentor:
         roles = {name.rpartition("-")[0] for name in self._names}
         found = [f"kill {role}" for role in KILLS if role in roles]
         found += [f"freeze {role}" for role in FREEZES if role in roles]
-        found.append("kill runner")
+        found += ["kill runner", "freeze runner"]
         if self._wire is not None:
             found.append("cut provider")
         return found
@@ -93,8 +93,9 @@ class Tormentor:
             now = time.monotonic()
             self._wire.cut(self._chance)
             return Fault(kind, "transport-0", 0, now, now)
-        if kind == "kill runner":
-            return await self._kill_runner(kind)
+        if whom == "runner":
+            # One that is frozen is woken by its host.
+            return await self._to_runner(kind, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
         target = self._chance.choice([one for one in self._names if one.startswith(f"{whom}-")])
         program = (await asyncio.to_thread(self._supervisor.now))[target]
         now = time.monotonic()
@@ -111,13 +112,14 @@ class Tormentor:
             fault.until = time.monotonic()
         return fault
 
-    async def _kill_runner(self, kind: str) -> Fault:
+    async def _to_runner(self, kind: str, number: signal.Signals) -> Fault:
+        """Or to the fork server they come from."""
         host = (await asyncio.to_thread(self._supervisor.now))["toolhost-0"].pid
         now = time.monotonic()
         with contextlib.suppress(psutil.Error):
             found = psutil.Process(host).children(recursive=True) if host else []
             if found:
-                _signal(self._chance.choice(found).pid, signal.SIGKILL)
+                _signal(self._chance.choice(found).pid, number)
         return Fault(kind, "toolhost-0", 0, now, now)
 
     async def well(self, fault: Fault) -> bool:
