@@ -1,11 +1,11 @@
-"""Children of a tool host that were stopped (SIGSTOP): found, told, woken, at last killed. Pure.
+"""Processes that were stopped (SIGSTOP): found, told, woken, at last killed. Pure.
 
     running ──stopped──▶ frozen, told and woken ──still stopped──▶ killed
        ▲                        │
        └───────────it runs──────┘
 
-The health listener watches the processes of supervisord; these are the host's own. One that is
-stuck in a tool's code is no business of this: its call has a limit.
+The health listener watches the processes of supervisord; a tool host watches its own children, and
+the listener. One that is stuck in a tool's code is no business of this: its call has a limit.
 """
 
 from collections.abc import Collection
@@ -37,7 +37,7 @@ class Watch:
         self._killed: set[int] = set()
 
     def looked(self, stopped: Collection[int], now_s: float) -> list[Seen]:
-        """These of the children are stopped now; all others run, or are gone."""
+        """These are stopped now; all others run, or are gone."""
         seen = [
             Seen(pid, "recovered", now_s - self._since_s[pid])
             for pid in self._told_s

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import msgspec
 import psutil
 
+from voicebus.bus.frames import Codec
 from voicebus.bus.messages import events, work
-from voicebus.bus.messages.base import encode
-from voicebus.bus.messages.system import ProcessReport
+from voicebus.bus.messages.base import BadMessage, encode
+from voicebus.bus.messages.system import ProcessReport, State
 from voicebus.config.settings import ToolhostSettings
 from voicebus.services.runtime import CannotStart, Runtime, run
 from voicebus.services.tools import confine, process, runner, settings, stopped
@@ -26,6 +27,7 @@ FAREWELL_S = 0.5
 GONE_S = 5.0
 """A killed runner that takes so long to die is stuck in the kernel: no one can wait it out."""
 
+_states: Codec[State] = Codec(State, what="state")
 _cancels = msgspec.json.Decoder(events.Cancel)
 
 
@@ -42,6 +44,7 @@ class Toolhost:
         self._servers = list(file.mcp) if runtime.instance == 0 else []
         self._bridges: Bridges | None = None
         self._stopped = stopped.Watch()
+        self._health_pid: int | None = None
 
     async def start(self) -> None:
         """Import the tools, join the pool. Raises CannotStart."""
@@ -57,6 +60,11 @@ class Toolhost:
         # Runners poll the broadcast themselves. The host hears it as well, so that the grace of
         # those that do not look begins at once, also when the dispatcher is away.
         self._runtime.sockets.subscriber(_publishers(self._runtime), [b"cancel/"], self._cancelled)
+        if self._runtime.instance == 0:
+            # It watches everybody else.
+            health = self._runtime.endpoints.state("health", 0)
+            topic = b"system/health/0/state"
+            self._runtime.sockets.subscriber([health], [topic], self._health_spoke)
 
     async def welcomed(self) -> None:
         """Until the dispatcher knows us."""
@@ -91,19 +99,37 @@ class Toolhost:
             one.bye()
         await asyncio.sleep(0.05)  # it leaves in the background
 
-    # --- children that somebody has stopped ---
+    # --- processes that somebody has stopped ---
+
+    def _watched(self) -> dict[int, str]:
+        """Process ids, and what they are called: our children, and the one who watches us."""
+        me = f"toolhost-{self._runtime.instance}"
+        found = dict.fromkeys(self.pool.pids(), f"{me}/runner")
+        server = self.pool.server_pid()
+        if server is not None:
+            found[server] = f"{me}/forkserver"
+        if self._health_pid is not None:
+            found[self._health_pid] = "health-0"
+        return found
 
     def _look(self) -> None:
-        server = self.pool.server_pid()
-        pids = self.pool.pids() if server is None else [server, *self.pool.pids()]
+        watched = self._watched()
         now_s = asyncio.get_running_loop().time()
-        for seen in self._stopped.looked([pid for pid in pids if _is_stopped(pid)], now_s):
-            name = "forkserver" if seen.pid == server else "runner"
-            self._tell(f"toolhost-{self._runtime.instance}/{name}", seen)
+        for seen in self._stopped.looked([pid for pid in watched if _is_stopped(pid)], now_s):
+            if seen.pid not in watched:
+                continue  # it has ended, which is told elsewhere
+            self._tell(watched[seen.pid], seen)
             if seen.what != "recovered":
                 number = signal.SIGCONT if seen.what == "frozen" else signal.SIGKILL
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(seen.pid, number)
+
+    def _health_spoke(self, frames: list[bytes]) -> None:
+        with contextlib.suppress(BadMessage, psutil.Error):
+            state, _ = _states.decode(frames[1:])
+            # Its number may be a stranger's by now.
+            is_ours = psutil.Process(state.pid).ppid() == os.getppid()
+            self._health_pid = state.pid if is_ours else None
 
     def _tell(self, name: str, seen: stopped.Seen) -> None:
         why = {

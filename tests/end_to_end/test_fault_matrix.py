@@ -34,17 +34,11 @@ PROCESSES = (
 """`runner`: all that the tool host has at that moment."""
 MOMENTS = ("silence", "speaking", "tool", "interrupt", "question")
 FAULTS = ("kill", "freeze")
-NOBODY_WAKES = {("health-0", "freeze")}
-"""Nobody watches the watchman, and nobody needs it meanwhile."""
 CUTS_TURNS = {("transport-0", "kill"), ("simulator-0", "kill")}
 BACK_S = 30.0
 
 WHOLE = [
-    (process, moment, fault)
-    for process in PROCESSES
-    for moment in MOMENTS
-    for fault in FAULTS
-    if (process, fault) not in NOBODY_WAKES
+    (process, moment, fault) for process in PROCESSES for moment in MOMENTS for fault in FAULTS
 ]
 SHORT = [
     (process, moment, fault)

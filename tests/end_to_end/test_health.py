@@ -125,6 +125,19 @@ def test_a_stopped_child_of_the_tool_host_is_named_and_woken(cell: Stack, stoppe
     asyncio.run(story())
 
 
+def test_the_watchman_is_watched(cell: Stack) -> None:
+    async def story() -> None:
+        async with reports(cell, "toolhost") as told:
+            pid = cell.kill("health-0", signal.SIGSTOP)
+            frozen = await told.of("health-0", "frozen")
+            await told.of("health-0", "recovered")
+
+            assert frozen.pid == pid == cell.pids()["health-0"]
+
+    asyncio.run(story())
+    cell.wait_ready("health-0")
+
+
 def test_a_fork_server_that_stays_stopped_is_replaced(cell: Stack) -> None:
     async def story() -> None:
         async with scene(cell) as one, reports(cell, "toolhost") as told:
