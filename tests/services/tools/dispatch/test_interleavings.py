@@ -21,8 +21,8 @@ from voicebus.services.tools.dispatch.state import Limits, fresh
 
 SESSION = "s0-" + "0" * 26
 TOOLS = {
-    "read": work.ToolSpec(name="read", parameters={}, effects="none"),
-    "pay": work.ToolSpec(name="pay", parameters={}, effects="once"),
+    "read": work.ToolSpec(name="read", parameters={"type": "object"}, effects="none"),
+    "pay": work.ToolSpec(name="pay", parameters={"type": "object"}, effects="once"),
 }
 CAPACITY = 2
 
@@ -88,6 +88,7 @@ class Interleavings(RuleBasedStateMachine):
         host = Host(name, f"i{self.incs}")
         for message in host.hello():
             self.feed(WorkerSaid(self.at, host.peer, message))
+        assert {one.name for one in self.state.catalogue} == set(TOOLS), "nothing would ever run"
         return host
 
     def feed(self, event: Event) -> None:
