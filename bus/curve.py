@@ -35,8 +35,10 @@ BACKLOG = 256
 _EVENT = struct.Struct("=Hi")
 """What a monitor tells: the event and its value, a descriptor."""
 
+PEERS_KEPT = 10_000
+
 Admit = Callable[[str, str, str], str | None]
-"""`admit(mechanism, key, address)` is the client's name, or None."""
+"""`admit(mechanism, key, address)` is the client's name, "" for later, or None."""
 
 
 def new_keys() -> tuple[str, str]:
@@ -58,6 +60,13 @@ class Arrivals(NamedTuple):
     left: Callable[[tuple[int, int]], None]
 
 
+class _Peer(NamedTuple):
+    """The other end of a connection."""
+
+    descriptor: int
+    address: object
+
+
 def gate(sockets: Sockets, admit: Admit) -> Router:
     """Answers handshakes. Make it before any socket that it guards: without it, CURVE alone lets
     in whoever has any key. It numbers the connections: a client may have several."""
@@ -70,6 +79,8 @@ def gate(sockets: Sockets, admit: Admit) -> Router:
             key = z85.encode(frames[6]).decode() if len(frames) > 6 else ""
             name = admit(frames[5].decode("ascii", "replace"), key, frames[3].decode())
         status, text = (b"200", b"OK") if name else (b"400", b"not allowed")
+        if name == "":
+            status, text = b"300", b"not now"  # it tries again by itself
         of_connection = _property(CONNECTION, str(next(numbers)).encode()) if name else b""
         answer = [b"1.0", request, status, text, (name or "").encode(), of_connection]
         router.send(route, answer)
@@ -153,6 +164,7 @@ class Guarded(Socket):
         """Who sent the message that is being handled; None at a disconnection."""
         self.connection = ""
         """By which of its connections."""
+        self._source: zmq.Frame | None = None
         super().__init__(sockets, kind, receive, {})
         for option, value in options.items():
             self._raw.setsockopt(option, value)
@@ -166,6 +178,7 @@ class Guarded(Socket):
 
     def _take(self) -> list[bytes]:
         frames = self._raw.recv_multipart(zmq.NOBLOCK, copy=False)
+        self._source = frames[0]
         try:
             self.client = str(frames[0].get("User-Id")) or None
             self.connection = str(frames[0].get(CONNECTION.decode()))
@@ -213,7 +226,7 @@ class GuardedPublisher(Guarded):
         self,
         sockets: Sockets,
         endpoint: str,
-        asked: Callable[[str, str, bytes], bytes],
+        asked: Callable[[str, str, bytes], bytes | None],
         left: Callable[[str | None, str, bytes], bytes | None],
         *,
         secret: str | None,
@@ -221,9 +234,10 @@ class GuardedPublisher(Guarded):
         queue: int = 5000,
     ) -> None:
         """`asked(client, connection, topic)` returns the topic that is admitted instead: the same
-        one, or one on which only a refusal is published. `left(client, connection, topic)`: it does
-        not want it any more; returns what was admitted for it, if anything was. The client is None
-        where a connection has ended: ZeroMQ tells each of its topics, and not whose they were."""
+        one, or one on which only a refusal is published; None ends the connection. `left(client,
+        connection, topic)`: it does not want it any more; returns what was admitted for it, if
+        anything was. The client is None where a connection has ended: ZeroMQ tells each of its
+        topics, and not whose they were."""
 
         def note(frames: list[bytes]) -> None:
             if not frames[0] or len(frames) > 1:
@@ -231,17 +245,46 @@ class GuardedPublisher(Guarded):
             topic = frames[0][1:]
             if frames[0][0] == 1 and self.client is not None:
                 # Holds for the peer whose message was read last: nothing may be read in between.
+                if self.connection not in self._peers:
+                    self._note_peer()
                 place = asked(self.client, self.connection, topic)
-                self._raw.setsockopt(zmq.SUBSCRIBE, place)
+                if place is None:
+                    self._cut_off()
+                else:
+                    self._raw.setsockopt(zmq.SUBSCRIBE, place)
             elif frames[0][0] == 0:
                 admitted = left(self.client, self.connection, topic)
                 if admitted is not None and self.client is not None:
                     self._raw.setsockopt(zmq.UNSUBSCRIBE, admitted)
 
+        self._peers: dict[str, _Peer | None] = {}
+        """Connection -> its other end; None once it was cut off."""
         options = _options(secret, MAX_TO_PUBLISHER_BYTES)
         options |= {zmq.XPUB_MANUAL: 1, zmq.SNDHWM: queue}
         super().__init__(sockets, zmq.XPUB, note, options, arrivals)
         sockets.adopt(self, endpoint)
+
+    def _note_peer(self) -> None:
+        """At the first that comes by a connection: later its descriptor may be another's."""
+        descriptor = self._descriptor()
+        with contextlib.suppress(OSError), _connection(descriptor) as peer:
+            self._peers[self.connection] = _Peer(descriptor, peer.getpeername())
+            if len(self._peers) > PEERS_KEPT:
+                del self._peers[next(iter(self._peers))]
+
+    def _cut_off(self) -> None:
+        """ZeroMQ takes in all that a subscriber says, however much of it waits for us already:
+        nothing but the end of its connection stops it."""
+        peer = self._peers.get(self.connection)
+        if peer is None:
+            return
+        self._peers[self.connection] = None
+        with contextlib.suppress(OSError), _connection(peer.descriptor) as other:
+            if other.getpeername() == peer.address:
+                other.shutdown(socket.SHUT_RDWR)
+
+    def _descriptor(self) -> int:
+        return int(self._source.get("__fd")) if self._source is not None else -1
 
     def publish(self, topic: bytes, frames: Sequence[bytes]) -> None:
         """To all who were admitted."""

@@ -159,6 +159,8 @@ class RelaySettings(Settings, frozen=True, kw_only=True):
     """Of one client: forty voices of pcm16."""
     subscriptions: Count = 1000
     """Of one client."""
+    subscriptions_per_s: Count = 1000
+    """Of one client, and at once after a pause; more ends its connection."""
     handshakes_per_s: Count = 50
     """New connections from one address."""
     connections_per_address: Count = 300

@@ -28,6 +28,9 @@ from voicebus.services.relay.subscriptions import Subscriptions
 from voicebus.services.runtime import Runtime
 
 OPENED_KEPT = 10_000
+FLOODING_KEPT = 1000
+CUT_OFF_S = 2.0
+"""How long a client whose connection was ended for its flood gets no other one."""
 ELSEWHERE = frozenset({"busy", "draining"})
 """Refusals of one session process that say nothing about the others."""
 PENDING_S = 60.0
@@ -79,6 +82,11 @@ class Relay:
         )
         self._commands_rate = Buckets(settings.commands_per_s)
         self._sound_rate = Buckets(settings.sound_bytes_per_s)
+        self._subscriptions_rate = Buckets(settings.subscriptions_per_s)
+        self._flooding: dict[str, None] = {}
+        """Connections that are being ended; what has come by them is still read."""
+        self._cut_off_until: dict[str, float] = {}
+        """Clients that have sent too many, and when they may connect again."""
         self._pending: dict[tuple[str, str], Pending] = {}
         self._in_flight: dict[str, int] = {}
         self._opened: dict[tuple[str, str], int] = {}
@@ -174,7 +182,7 @@ class Relay:
             self._runtime.count("handshakes_refused")
             self._tell_once("handshake.refused", address, key=key, mechanism=mechanism)
             return None
-        return client.name
+        return "" if self._cut_off_until.get(client.name, 0.0) > self._loop.time() else client.name
 
     def _arrived(self, key: tuple[int, int], address: str) -> bool:
         """Whether a connection may stay, before it has said who it is."""
@@ -195,7 +203,10 @@ class Relay:
 
     # --- listening ----------------------------------------------------------------------------
 
-    def _asked(self, name: str, connection: str, topic: bytes) -> bytes:
+    def _asked(self, name: str, connection: str, topic: bytes) -> bytes | None:
+        if self._is_flooding(name, connection):
+            self._subscriptions.refuse(name, connection, topic)
+            return None
         client = self._by_name.get(name)
         if not self._subscriptions.has_room(name):
             self._subscriptions.refuse(name, connection, topic)
@@ -222,6 +233,21 @@ class Relay:
             # The publisher inside answers it with a welcome, which comes back on this topic.
             self._lane(topic).subscribe(topic)
         return topic
+
+    def _is_flooding(self, name: str, connection: str) -> bool:
+        """Whether subscriptions come by this connection faster than its client may."""
+        if connection in self._flooding:
+            return True
+        if not self._subscriptions_rate.take(name, 1, self._loop.time()):
+            return False
+        self._flooding[connection] = None
+        self._cut_off_until[name] = self._loop.time() + CUT_OFF_S
+        if len(self._flooding) > FLOODING_KEPT:
+            del self._flooding[next(iter(self._flooding))]
+        self._runtime.count("subscribers_cut_off")
+        limit = f"subscriptions_per_s={self._settings.subscriptions_per_s}"
+        self._tell_once("subscriber.cut_off", name, limit=limit)
+        return True
 
     def _lane(self, topic: bytes) -> Subscriber:
         """An admitted topic names its lane whole."""

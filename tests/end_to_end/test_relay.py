@@ -318,6 +318,33 @@ def test_too_many_subscriptions_are_refused_and_gone_with_their_client(door: Doo
         assert [one["code"] for one in told if one["kind"] != "welcome"] == ["busy"] * 10
 
 
+def test_a_flood_of_subscriptions_is_cut_off(door: Door) -> None:
+    """Within its limit at any time: each is taken back at once."""
+    cli_keys.keys("add", "hasty", folder=door.keys, lanes="event", sessions="*")
+    with door.socket(zmq.SUB, door.key("hasty")) as flood:
+        flood.setsockopt(zmq.SNDHWM, 0)
+        monitor = flood.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        try:
+            flood.connect(f"tcp://{HOST}:{door.port}")
+            for number in range(20_000):
+                flood.subscribe(b"event/%d/" % number)
+                flood.unsubscribe(b"event/%d/" % number)
+
+            assert monitor.poll(WITHIN_MS), "it may go on"
+        finally:
+            flood.disable_monitor()
+            monitor.close(0)
+    test_a_plain_req_client_with_its_key_is_answered(door)
+    told = [line for line in door.cell.log("relay-0", 1000) if "subscriber.cut_off" in line]
+    assert len(told) == 1
+    assert "hasty" in told[0]
+    assert "subscriptions_per_s=1000" in told[0]
+    with door.socket(zmq.REQ, door.key("hasty")) as back:  # tries until it may
+        back.connect(f"tcp://{HOST}:{door.port + 1}")
+        back.send(_command("ping"))
+        assert json.loads(back.recv())["ok"]
+
+
 def test_nobody_loses_what_another_client_was_refused(door: Door) -> None:
     """The relay is told that one who asked for a topic is gone, and not who it was."""
     address = f"tcp://{HOST}:{door.port}"
