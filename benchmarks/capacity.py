@@ -143,7 +143,7 @@ def _most(result: Result, provider: Provider, stack: Stack, scale: Scale) -> Tab
         if sessions == held:
             continue
         try:
-            out, heard, expected, cores, _ = measure(provider, stack, sessions, scale.seconds)
+            out, heard, expected, cores, _ = measure(provider, stack, sessions, scale.seconds / 2)
         except Broken:  # the client could not open so many
             table.add(sessions, 0, *["none"] * 3, "no", *["none"] * 5)
             break

@@ -158,10 +158,10 @@ def _events(result: Result, scale: Scale) -> Table:
         app = bare(provider)
         for run_number in range(scale.repeats):
             for every_s in EVERY_S:
-                count = int(scale.seconds / every_s)
+                count = int(scale.seconds / 2 / every_s)
                 before_s = cpu_s(app.pid)
                 provider.do("words", every_s=every_s, count=count, line=0)
-                time.sleep(scale.seconds + 0.3)
+                time.sleep(scale.seconds / 2 + 0.3)
                 each = (cpu_s(app.pid) - before_s) / count * 1e6
                 table.add("bare", run_number + 1, 1 / every_s, each, "")
                 result.note(f"growth.event.bare.{1 / every_s:g}", each)
