@@ -82,8 +82,10 @@ class _Check:
 
     def mismatch(self, value: Any, schema: Any, where: str, depth: int) -> str | None:
         """The first thing that does not fit."""
-        self._left -= 1
-        if not isinstance(schema, Mapping) or depth > DEPTH_LIMIT or self._left < 0:
+        if not isinstance(schema, Mapping):
+            return None
+        self._left -= 1 + len(_list(schema, "enum")) + len(_list(schema, "required"))
+        if depth > DEPTH_LIMIT or self._left < 0:
             return None
         wrong = _not_chosen(value, schema, where) or _of_another_type(value, schema, where)
         wrong = wrong or _out_of_bounds(value, schema, where)
@@ -99,7 +101,8 @@ class _Check:
         if isinstance(value, dict):
             return self._mismatch_inside(value, schema, where, depth)
         if isinstance(value, list):
-            for index, one in enumerate(value):
+            first = len(_list(schema, "prefixItems"))  # which have schemas of their own
+            for index, one in enumerate(value[first:], first):
                 wrong = self.mismatch(one, schema.get("items"), f"{where}[{index}]", depth + 1)
                 if wrong:
                     return wrong
@@ -108,7 +111,7 @@ class _Check:
     def _referred(self, schema: Mapping[str, Any]) -> Any:
         """What a schema refers to, where that stands in the same document."""
         to = schema.get("$ref")
-        if not isinstance(to, str) or not to.startswith("#"):
+        if not isinstance(to, str) or not (to == "#" or to.startswith("#/")):
             return None
         found: Any = self._whole
         for name in to.split("/")[1:]:
@@ -134,7 +137,8 @@ class _Check:
         missing = [name for name in _list(schema, "required") if name not in value]
         if missing:
             return f"{where} lack {', '.join(map(str, missing))}"
-        others = schema.get("additionalProperties")
+        # What a pattern lets in is none of the others.
+        others = None if "patternProperties" in schema else schema.get("additionalProperties")
         for name, one in value.items():
             if name not in known and others is False:
                 return f"{where} know no {name!r} (known: {', '.join(known) or 'none'})"
@@ -173,9 +177,11 @@ def _of_another_type(value: Any, schema: Mapping[str, Any], where: str) -> str |
 def _out_of_bounds(value: Any, schema: Mapping[str, Any], where: str) -> str | None:
     for key, types, measure, fits, words in _BOUNDS:
         limit = schema.get(key)
-        if limit is None or not isinstance(value, types) or isinstance(value, bool):
+        if isinstance(limit, bool) or not isinstance(limit, int | float):
+            continue  # older schemas say with true that `minimum` itself is left out
+        if isinstance(value, bool) or not isinstance(value, types):
             continue
-        if isinstance(limit, int | float) and not fits(measure(value), limit):
+        if not fits(measure(value), limit):
             return f"{where} must {words.format(limit)}, not {_text(value)}"
     return None
 

@@ -187,6 +187,41 @@ def test_alternatives_without_end_are_followed_only_so_far() -> None:
     assert arguments.mismatch({}, schema) is None
 
 
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"minimum": 0, "exclusiveMinimum": True}, 0.5),
+        ({"maximum": 5, "exclusiveMaximum": False}, 3),
+        ({"$ref": "#size"}, 3),
+        ({"prefixItems": [{"type": "integer"}], "items": {"type": "string"}}, [1, "a"]),
+        ({"patternProperties": {"^x_": {}}, "additionalProperties": False}, {"x_a": 1}),
+        ({"patternProperties": {"^x_": {}}, "additionalProperties": {"const": 2}}, {"x_a": 1}),
+    ],
+)
+def test_what_a_schema_says_in_ways_that_are_not_followed_is_let_through(
+    schema: dict[str, Any], value: Any
+) -> None:
+    of_one = {"type": "object", "properties": {"one": schema}}
+
+    assert arguments.mismatch({"one": value}, of_one) is None
+
+
+def test_items_after_those_with_schemas_of_their_own_are_checked() -> None:
+    schema = {"properties": {"a": {"prefixItems": [{}], "items": {"type": "string"}}}}
+
+    wrong = arguments.mismatch({"a": [1, "x", 2]}, schema)
+
+    assert wrong == "argument a[2] must be of type string, not a number"
+
+
+def test_long_lists_of_choices_count_towards_the_end_of_checking() -> None:
+    choices = {"enum": [None] * (arguments.CHECK_LIMIT // 2)}
+    schema = {"properties": {"a": {"items": {"anyOf": [choices, {"const": 1}]}}}}
+
+    assert arguments.mismatch({"a": [0]}, schema) is not None
+    assert arguments.mismatch({"a": [1, 1, 0]}, schema) is None
+
+
 def test_of_a_long_value_or_many_alternatives_only_some_is_shown() -> None:
     long = arguments.mismatch({"a": "x" * 10_000}, {"properties": {"a": {"enum": [1]}}})
     many = arguments.mismatch(
