@@ -129,6 +129,7 @@ def _replay_history(d: Draft) -> bool:
     """Ask for every item that still counts. Returns whether nothing had to be left out."""
     complete = True
     by_item = {call.item_id: call for call in d.s.calls.values()}
+    waiting = {ref for _, ref in d.s.untold}
     for item_id, record in items.in_order(d.s):
         item = record.item
         given = d.s.given.get(item_id)
@@ -136,7 +137,9 @@ def _replay_history(d: Draft) -> bool:
             d.ask(fx.AddItem(given), "history", ref=item_id)
         elif item.type == "function_call":
             call = by_item.get(item_id)
-            if call is not None and call.told == "output":
+            if call is not None and call.call_id in waiting:
+                pass  # it ended while there was no connection, and is told as context
+            elif call is not None and call.told == "output":
                 d.ask(
                     fx.AddCall(call.call_id, call.name, call.arguments, item_id),
                     "history",

@@ -23,6 +23,7 @@ from voicebus.services.session.testing import (
     START_US,
     Stage,
     call,
+    call_item,
     created,
     done,
     message,
@@ -382,7 +383,9 @@ def test_a_tool_runs_on_and_its_result_is_told_as_context() -> None:
 
 def test_a_tool_that_ends_while_there_is_no_connection_is_told_on_the_next() -> None:
     stage = Stage(tools=[tool("search")])
-    stage.play(created("r1"), *call("r1", "c1", "search"), done("r1"), cut())
+    begun, written = call("r1", "c1", "search")
+    stands = i.ItemAdded(item=call_item("c1", "search"), previous_item_id="root")
+    stage.play(created("r1"), begun, stands, written, done("r1"), cut())
     early = stage.play(tool_ok("c1", 21))
 
     assert not requests(early), "there is nobody to ask"
@@ -390,6 +393,8 @@ def test_a_tool_that_ends_while_there_is_no_connection_is_told_on_the_next() -> 
     told = reconnect(stage)
     (context,) = of(told, fx.AddContext)
     assert "21" in context.text
+    assert not of(told, fx.AddCall), "it is told once"
+    assert not of(told, fx.AddOutput)
     assert len(of(told, fx.CreateResponse)) == 1
 
 
