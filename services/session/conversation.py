@@ -380,12 +380,25 @@ class Conversation:
         )
 
     def open_pool_calls(self, now_us: int) -> list[ToDispatcher]:
-        """The calls to submit again to a dispatcher that may not know them."""
-        return [
+        """The calls to submit again to a dispatcher that may not know them, nor that some of them
+        are to stop: one that waits for its turn would yet be run."""
+        pool = [call for call in self.state.calls.values() if call.by == "pool"]
+        found: list[ToDispatcher] = [
             self._submitted_again(call, now_us)
-            for call in self.state.calls.values()
-            if call.by == "pool" and call.phase in ("running", "cancelling")
+            for call in pool
+            if call.phase in ("running", "cancelling")
         ]
+        stopping = [call.call_id for call in pool if call.phase == "cancelling"]
+        if stopping:
+            found.append(
+                CancelCalls(
+                    session_id=self.session_id,
+                    call_ids=stopping,
+                    epoch=self.state.epoch,
+                    reason="interrupted",
+                )
+            )
+        return found
 
     def _submitted_again(self, call: Call, now_us: int) -> SubmitCall:
         return SubmitCall(

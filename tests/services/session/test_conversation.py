@@ -9,7 +9,7 @@ import pytest
 from voicebus.bus.messages import link
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import EventHeader
-from voicebus.bus.messages.work import SubmitCall, ToolSpec
+from voicebus.bus.messages.work import CancelCalls, SubmitCall, ToolSpec
 from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
@@ -164,6 +164,20 @@ def test_open_calls_are_submitted_again_with_what_is_left_of_their_time() -> Non
     assert isinstance(again, SubmitCall)
     assert (again.call_id, again.resubmit, again.args) == ("c1", True, {"city": "Berlin"})
     assert again.budget_ms == 20_000 - 5000
+
+
+def test_a_call_that_was_told_to_stop_is_told_so_again_after_it_is_submitted_again() -> None:
+    one = conversation()
+    opened(one)
+    calling(one)
+    one.feed(i.Commanded(now_us=9, command_id="i", command="interrupt", data={}), 9)
+
+    again, stop = one.open_pool_calls(now_us=10)
+
+    assert isinstance(again, SubmitCall)
+    assert again.resubmit
+    assert isinstance(stop, CancelCalls)
+    assert (stop.call_ids, stop.epoch) == (["c1"], one.state.epoch)
 
 
 def test_a_core_that_raises_ends_this_conversation_only_and_says_so(
