@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import sqlite3
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -77,6 +78,7 @@ class Writer:
         self._slow = slow
         self._is_slow = False
         self._thread = Thread("journal")
+        self._checkpoints = Thread("checkpoint")
         self._busy: asyncio.Task[None] | None = None
         self._backlog: list[Commit] = []
         """What the journal could not take; written first when it can again."""
@@ -166,7 +168,8 @@ class Writer:
         if owed and is_quiet and asyncio.get_running_loop().time() >= self._rewrite_at_s:
             rewritten = await self._rewrite()
         # The log still holds what the file forgot.
-        is_empty = await asyncio.to_thread(self._journal.checkpoint, empty_log=owed)
+        checkpoint = functools.partial(self._journal.checkpoint, empty_log=owed)
+        is_empty = await self._checkpoints.do(checkpoint)
         if rewritten and is_empty:
             with contextlib.suppress(sqlite3.Error):
                 await self._thread.do(self._journal.rewritten)
@@ -217,7 +220,9 @@ class Writer:
             await asyncio.shield(self._busy)
 
     async def drain(self) -> None:
-        """Write what is left, and end the thread."""
+        """Write what is left, and end the threads. Then nobody uses the journal, and it may be
+        closed: SQLite does not survive that a connection is closed which another thread uses."""
         await self.idle()
         self._is_ending = True
         self._thread.end()
+        self._checkpoints.end()

@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -216,6 +217,29 @@ async def test_a_rewriting_that_failed_or_was_ended_stays_owed(tmp_path: Path) -
     assert forgotten(path) == 1, "a failure is not repeated at once"
     other.close()
     await desk.writer.drain()
+
+
+async def test_the_journal_is_in_nobodys_hands_once_it_is_drained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(tmp_path / "j.db")
+    begun, may_end = threading.Event(), threading.Event()
+    ended = []
+
+    def checkpoint(*, empty_log: bool) -> bool:
+        begun.set()
+        ended.append(may_end.wait(30))
+        return True
+
+    monkeypatch.setattr(desk.journal, "checkpoint", checkpoint)
+    tidying = asyncio.create_task(desk.writer.tidy(0, 0, is_quiet=True))
+    await asyncio.to_thread(begun.wait, 30)
+    tidying.cancel()
+    threading.Timer(0.05, may_end.set).start()
+
+    await desk.writer.drain()
+
+    assert ended == [True]
 
 
 async def test_a_bug_behind_the_commit_is_told(tmp_path: Path) -> None:
