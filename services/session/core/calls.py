@@ -533,12 +533,13 @@ def interrupted(d: Draft, batches: list[Batch], stop: list[str], reason: str) ->
 
 def _tell_by_policy(d: Draft, batch: Batch) -> None:
     policy = d.s.config.on_interrupt
-    later: list[str] = []  # what runs on though no answer waits for it
+    later: list[str] = []  # what runs on in the pool though no answer waits for it
     for call_id in batch.call_ids:
         call = d.s.calls[call_id]
         if call.told == "no" and call.phase == "running" and call.policy == "detach":
             _output(d, call_id, _RUNNING)
-            later.append(call_id)
+            if call.by == "pool":
+                later.append(call_id)
     if policy == "submit":
         d.s.batches = with_(d.s.batches, batch.response_id, batch)
         _settle(d, batch.response_id)
@@ -554,7 +555,7 @@ def _tell_by_policy(d: Draft, batch: Batch) -> None:
             told.append(call_id)
         else:
             _delete(d, call)
-            if call.phase == "running":
+            if call.phase == "running" and call.by == "pool":
                 later.append(call_id)
             elif call.phase == "ended" and _must_be_known(call, call.status or ""):
                 _announce(d, call, call.status or "", call.output)
@@ -562,11 +563,10 @@ def _tell_by_policy(d: Draft, batch: Batch) -> None:
     _defer(d, later)
 
 
-def _defer(d: Draft, running: list[str]) -> None:
+def _defer(d: Draft, call_ids: list[str]) -> None:
     """Calls that nobody waits for let those of callers who wait go first."""
-    in_pool = tuple(call_id for call_id in running if d.s.calls[call_id].by == "pool")
-    if in_pool:
-        d.do(fx.Defer(in_pool))
+    if call_ids:
+        d.do(fx.Defer(tuple(call_ids)))
 
 
 # --- time -------------------------------------------------------------------------------------
