@@ -99,6 +99,7 @@ def run(scale: Scale) -> Result:
         "tools; the bare client's run in threads, as one does it there.",
     )
     result = Result([table])
+    seconds = min(3.0, scale.seconds)
     with Provider() as provider, cell(provider) as stack:
         for sessions in scale.sessions:
             style = "" if sessions <= 20 else "light"
@@ -107,13 +108,13 @@ def run(scale: Scale) -> Result:
                     floor, cores, memory = measure(
                         provider,
                         functools.partial(bare, provider, sessions=sessions, talk=True),
-                        scale.seconds,
+                        seconds,
                         loaded=loaded,
                     )
                     found, _, _ = measure(
                         provider,
                         functools.partial(ours, stack, sessions=sessions, talk=True, style=style),
-                        scale.seconds,
+                        seconds,
                         loaded=loaded,
                     )
                     if not loaded:

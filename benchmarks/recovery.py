@@ -8,7 +8,7 @@ from voicebus.benchmarks.harness import Came, Provider, Scale, cell, ours
 from voicebus.cli.testing import Stack
 
 BEFORE_S = 1.0
-AFTER_S = 4.0
+AFTER_S = 3.0
 WORDS_EVERY_S = 0.02
 
 
