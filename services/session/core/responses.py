@@ -212,8 +212,9 @@ def drop_queue(d: Draft) -> bool:
     d.s.queue = kept
     unwant(d)
     if d.s.unanswered:
-        # The provider will answer the caller by itself; there is no id to cancel by yet.
-        d.s.unanswered, d.s.stifled = False, True
+        # The provider will answer the caller by itself; there is no id to cancel by yet. Without a
+        # connection nobody will: the answer to the next turn must not be taken for that one.
+        d.s.unanswered, d.s.stifled = False, d.s.phase == "ready"
         return True
     return dropped
 

@@ -26,6 +26,7 @@ from voicebus.services.session.testing import (
     call_item,
     created,
     done,
+    kinds,
     message,
     of,
     replies,
@@ -470,6 +471,17 @@ def test_an_interrupt_without_a_connection_asks_nobody() -> None:
     assert [one.why for one in of(told, fx.Flush)] == ["manual"]
     assert not of(told, fx.CancelResponse)
     assert not of(told, fx.TruncateItem)
+
+
+def test_an_interrupt_without_a_connection_is_not_meant_for_an_answer_on_the_next() -> None:
+    stage = Stage()
+    stage.play(created("r1"), cut())
+    assert kinds(stage.command("interrupt")) == ["interrupted"]
+    assert not of(reconnect(stage), fx.CreateResponse), "nobody wants the answer any more"
+
+    told = stage.play(created("r2"))
+
+    assert not of(told, fx.CancelResponse)
 
 
 # --- a restarted transport --------------------------------------------------------------------
