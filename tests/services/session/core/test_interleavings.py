@@ -264,6 +264,12 @@ class Conversations(RuleBasedStateMachine):
             self.told.add(call_id)
         elif isinstance(ask.request, fx.DeleteItem):
             self.told.add(ask.request.item_id.removeprefix("item-"))
+        elif isinstance(ask.request, fx.AddContext) and "has answered" in ask.request.text:
+            call_id = self.stage.state.asked[ask.event_id].ref or ""
+            outputs = [one.request for one in self.requests]
+            is_told = any(isinstance(o, fx.AddOutput) and o.call_id == call_id for o in outputs)
+            is_told = is_told or self.outputs[call_id] > 0
+            assert not is_told, f"{call_id} was told twice"
 
     # --- the provider -------------------------------------------------------------------------
 
@@ -462,6 +468,8 @@ class Conversations(RuleBasedStateMachine):
             self.items[item.item_id] = call_id
         self.written[r].append(item)
         self.events.append(i.OutputItemAdded(response_id=r, output_index=index, item=item))
+        if not self.active[r]:
+            self.events.append(i.ItemAdded(item=item))
         self.events.append(i.OutputItemDone(response_id=r, output_index=index, item=item))
 
     @precondition(lambda self: self.active and self.is_live)
