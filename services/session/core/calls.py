@@ -480,9 +480,10 @@ def _forget_item(d: Draft, item_id: str, call_id: str) -> None:
 
 
 def output_refused(d: Draft, call_id: str) -> None:
-    """The provider does not know this call, any more or yet: the model hears it as context."""
+    """The provider does not know this call, any more or yet: the model hears it as context, of one
+    that was promised for later when it has ended, as any such."""
     call = d.s.calls.get(call_id)
-    if call is not None and call.told in ("output", "placeholder"):
+    if call is not None and call.told == "output":
         _as_context(d, call, call.output)
 
 

@@ -597,6 +597,21 @@ def test_an_interrupt_withdraws_what_waits_for_approval() -> None:
 # --- the provider refuses ---------------------------------------------------------------------
 
 
+def test_a_promise_that_the_provider_refuses_is_kept_by_telling_how_the_call_ended() -> None:
+    stage = Stage(tools=[tool("search", on_interrupt="detach")])
+    stage.play(created(), *call("r1", "c1", "search"), done())
+    promised = stage.command("interrupt")
+    (ask,) = of(promised, fx.Ask)
+    assert isinstance(ask.request, fx.AddOutput)
+
+    early = stage.play(refused("invalid_tool_call_id", ask.event_id))
+    told = stage.play(tool_ok("c1", 21))
+
+    assert requests(early) == []
+    (context,) = of(told, fx.AddContext)
+    assert "21" in context.text
+
+
 def test_an_output_the_provider_cannot_place_is_told_as_context() -> None:
     stage = calling("a", arguments='{"x":1}')
     effects = stage.play(tool_ok("c0", "42"))
