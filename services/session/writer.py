@@ -160,19 +160,24 @@ class Writer:
     async def tidy(self, ended_before_us: int, replies_before_us: int, *, is_quiet: bool) -> None:
         """Retention and a checkpoint, between batches. In a quiet moment, which nobody's work ends
         later, the file is written anew, if that is owed."""
-        owed = rewritten = False
+        owed = False
         try:
             owed = await self._thread.do(self._journal.prune, ended_before_us, replies_before_us)
         except sqlite3.Error as error:
             log.warning("journal.not_pruned", why=str(error))
-        if owed and is_quiet and asyncio.get_running_loop().time() >= self._rewrite_at_s:
-            rewritten = await self._rewrite()
-        # The log still holds what the file forgot.
-        checkpoint = functools.partial(self._journal.checkpoint, empty_log=owed)
-        is_empty = await self._checkpoints.do(checkpoint)
-        if rewritten and is_empty:
+        # The log still holds what the file forgot. While somebody reads it grows by the whole file
+        # each time that is written anew.
+        is_empty = await self._checkpoint(empty_log=owed)
+        is_time = is_quiet and asyncio.get_running_loop().time() >= self._rewrite_at_s
+        if not (owed and is_empty and is_time):
+            return
+        if await self._rewrite() and await self._checkpoint(empty_log=True):
             with contextlib.suppress(sqlite3.Error):
                 await self._thread.do(self._journal.rewritten)
+
+    async def _checkpoint(self, *, empty_log: bool) -> bool:
+        checkpoint = functools.partial(self._journal.checkpoint, empty_log=empty_log)
+        return await self._checkpoints.do(checkpoint)
 
     async def _rewrite(self) -> bool:
         """Whether it was done. What waits to be written ends it."""

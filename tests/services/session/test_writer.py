@@ -242,6 +242,31 @@ async def test_the_journal_is_in_nobodys_hands_once_it_is_drained(
     assert ended == [True]
 
 
+async def test_while_somebody_reads_the_file_is_not_written_anew_into_its_log(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "j.db"
+    desk = Desk(path)
+    ended = work("s0-a")
+    ended.commit.ended_us = 5
+    await desk.write(ended, work("s0-large", size=100_000))
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("begin")
+    reader.execute("select * from sessions").fetchone()
+    log = path.with_name("j.db-wal")
+    before = log.stat().st_size
+
+    for _ in range(3):
+        await desk.writer.tidy(6, 0, is_quiet=True)
+    while_reading = log.stat().st_size
+    reader.close()
+    await desk.writer.tidy(6, 0, is_quiet=True)
+
+    assert while_reading < before + 100_000
+    assert forgotten(path) == 0
+    await desk.writer.drain()
+
+
 async def test_a_bug_behind_the_commit_is_told(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "j.db")
     desk.done = None  # type: ignore[assignment]
