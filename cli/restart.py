@@ -120,6 +120,8 @@ class Restart:
         found = self._supervisor.now()
         if found[NEXT_HOST].pid:
             # A restart was interrupted, and what it left there may be the code of before.
+            if found[HOST].state == "STOPPING":
+                self._stop(HOST)
             self._start(HOST, after=0)
             self._stop(NEXT_HOST)
         before = self._supervisor.now()[HOST].pid

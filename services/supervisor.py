@@ -3,12 +3,14 @@
 import http.client
 import signal
 import socket
+import time
 import xmlrpc.client
 from pathlib import Path
 from typing import Any, NamedTuple
 
 SOCKET = "supervisor.sock"
 ANSWER_S = 5.0
+LOOK_S = 0.05
 
 NOT_RUNNING = 70
 ALREADY_STARTED = 60
@@ -123,12 +125,19 @@ class Supervisor:
                 raise
 
     def stop(self, name: str, *, within_s: float = 60.0) -> None:
-        """Stop one program and wait for its end. Does nothing when it does not run."""
+        """Stop one program and wait for its end, also when it is stopping already. Does nothing
+        when it does not run. Raises Silent, OSError, Fault."""
+        until_s = time.monotonic() + within_s
         try:
             self._call("supervisor.stopProcess", self._full(name), True, within_s=within_s)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode != NOT_RUNNING:
                 raise
+            # Until then a start would do nothing, and say that it has.
+            while self.now()[name].state == "STOPPING":
+                if time.monotonic() > until_s:
+                    raise Silent(f"{name} has not stopped within {within_s:g} s") from None
+                time.sleep(LOOK_S)
 
     def send_signal(self, name: str, number: signal.Signals) -> None:
         """Send a signal to one program that runs. Raises Silent, OSError, Fault."""

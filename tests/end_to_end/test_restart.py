@@ -1,6 +1,8 @@
 """Other code, the same conversations: each role is restarted in the middle of a call."""
 
 import asyncio
+import os
+import signal
 import tempfile
 
 import pytest
@@ -253,6 +255,27 @@ async def test_what_an_interrupted_restart_has_stopped_is_started(cell: Stack) -
     assert code == 0, err
     async with scene(cell) as on:
         await (await on.caller()).turn("short tone")
+
+
+@pytest.mark.parametrize(("role", "name"), [("session", "session-0"), ("tools", "toolhost-0")])
+async def test_what_an_interrupted_restart_is_stopping_still_is_waited_for_and_started(
+    cell: Stack, role: str, name: str
+) -> None:
+    if role == "tools":
+        await asyncio.to_thread(cell.supervisor.start, "toolhost-1")
+    before = cell.pids()[name]
+    os.kill(before, signal.SIGSTOP)  # it is long in ending
+    stopping = asyncio.create_task(asyncio.to_thread(cell.supervisor.stop, name))
+    async with asyncio.timeout(10):
+        while cell.supervisor.now()[name].state != "STOPPING":  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    again = asyncio.create_task(restart(cell, role))
+    await asyncio.sleep(0.2)
+    os.kill(before, signal.SIGCONT)
+    await again
+    await stopping
+
+    assert cell.supervisor.now()[name].pid not in (0, before)
 
 
 def test_a_role_that_does_not_run_is_named(cell: Stack) -> None:
