@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 import time
@@ -23,6 +24,8 @@ from voicebus.services.tools.membership import Membership
 from voicebus.services.tools.pool import Key, Lane, Pool, PoolSettings
 
 BEAT_S = 0.25
+LOOK_BEATS = 2
+"""So many to a look for stopped processes, which costs what a beat costs, for each of them."""
 FAREWELL_S = 0.5
 GONE_S = 5.0
 """A killed runner that takes so long to die is stuck in the kernel: no one can wait it out."""
@@ -73,11 +76,12 @@ class Toolhost:
 
     async def beat(self) -> None:
         """For ever: heartbeats, and how we are."""
-        while True:
+        for beats in itertools.count(1):
             await asyncio.sleep(BEAT_S)
             for one in self._memberships.values():
                 one.beat()
-            self._look()
+            if beats % LOOK_BEATS == 0:
+                self._look()
             if self._runtime.stopping.is_set():
                 continue  # it says that it is draining
             if all(one.is_welcome.is_set() for one in self._memberships.values()):
