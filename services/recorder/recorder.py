@@ -152,7 +152,7 @@ class Recorder:
         for session_id, head in found.items():
             recording = self._recording(session_id)
             if recording is not None:
-                recording.head(head)
+                recording.head(head, header.inc)
         self._confirmed(f"events {header.inc}")
 
     def _sound(self, frames: list[bytes]) -> None:

@@ -187,10 +187,10 @@ class Recording:
             self._feed.receive(raw)
         # Else it is fetched: the first thing after the opening is to ask from where the file ends.
 
-    def head(self, head: int) -> None:
-        """So far go its events."""
+    def head(self, head: int, inc: str) -> None:
+        """So far go its events, says that incarnation of its session process."""
         if self._feed is not None:
-            self._feed.hear(head)
+            self._feed.hear(head, inc)
 
     def caller(self, header: CallerAudio, samples: bytes, now_s: float) -> None:
         """A piece of the caller's sound."""

@@ -28,6 +28,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.log: list[bytes] = []
+        self.inc = "i"
         self.lost_upto = 0
         self.is_unknown = False
 
@@ -36,7 +37,7 @@ class Owner:
             kind=wire_name(type(data)),
             session_id=SID,
             seq=len(self.log) + 1,
-            inc="i",
+            inc=self.inc,
             at_us=1,
             data=plain(data),
         )
@@ -135,6 +136,26 @@ async def test_events_that_nobody_has_any_more_are_one_plain_line(
     assert (third["seq"], closed["kind"]) == (3, "session_closed")
     assert desk.account()["events_gone"] == [[1, 2]]
     assert not desk.account()["is_complete"]
+
+
+async def test_numbers_that_a_new_session_process_uses_anew_are_new_events(
+    tmp_path: Path, disk: ThreadPoolExecutor
+) -> None:
+    desk = Desk(tmp_path, disk)
+    recording = desk.record()
+    await desk.opened(recording)
+    for text in ("a", "b"):
+        recording.event(
+            desk.owner.happen(events.UserTranscript(item_id="i", text=text)), desk.now_s
+        )
+
+    desk.owner.log.pop()  # its journal could not be written
+    desk.owner.inc = "j"
+    recording.head(1, "j")
+    recording.event(desk.owner.happen(_closed()), desk.now_s)
+    await desk.until(recording, lambda: recording.is_written)
+
+    assert [(one["seq"], one["inc"]) for one in desk.lines()] == [(1, "i"), (2, "i"), (2, "j")]
 
 
 class FullAtFirst(Files):
