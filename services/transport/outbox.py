@@ -93,7 +93,10 @@ class Outbox:
             return self._sound(now_s)
         first = self._waiting[0]
         reached = first.after_n is None or self._caller.has_written(first.token, first.after_n)
-        if not reached and now_s < first.until_s:
+        if first.after_n is not None and not reached and now_s < first.until_s:
+            # What was given before this one is done, or was refused: the sound that this one waits
+            # for waits for nothing any more.
+            self._caller.performed(first.token, first.after_n - 1)
             return self._sound(now_s, first.until_s)
         self._waiting.popleft()
         if first.after_n is not None:

@@ -85,6 +85,23 @@ def test_the_nearer_time_counts_when_a_command_and_sound_wait_for_one_another() 
     assert isinstance(outbox.next(0.8), WriteSound)
 
 
+def test_a_command_lets_through_what_it_waits_for_also_where_that_follows_a_refused_one() -> None:
+    outbox, caller = both()
+    caller.take("tok", 1, b"\0\0", follows=True)  # after a `clear` that the session has refused
+    caller.take("tok", 2, b"\0\0")
+    caller.take("tok", 3, b"\0\0", follows=True)
+    outbox.send(1, b"commit", 0.0, token="tok", after_n=2)
+
+    done = []
+    for _ in range(4):
+        step = outbox.next(0.1)
+        done.append(step.sound.n if isinstance(step, WriteSound) else step)
+        if isinstance(step, WriteSound):
+            caller.wrote(step.sound)
+
+    assert done == [1, 2, Write(1, b"commit", True, False), 3]
+
+
 def test_the_command_of_another_talker_lets_nothing_through() -> None:
     outbox, caller = both()
     caller.grant("other", may_talk=True)
