@@ -69,10 +69,7 @@ def test_a_machine_that_was_switched_off_leaves_no_second_owner_and_nothing_half
         Problem, match=r"in use by .*\(process \d+\).*, but no supervisord is there"
     ):
         stack.start(wish)
-    for one in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
-    assert all(processes.wait(one, 20) for one in family)
+    switch_off(family)
     second = stack.start(wish)
 
     asyncio.run(ended(folder, session))
@@ -91,10 +88,7 @@ def test_a_cell_that_was_away_for_an_hour_closes_what_was_open_and_dials_nobody(
     first = stack.start(wish)
     assert first.supervisor is not None
     session = asyncio.run(leave_open(folder, lease_s=60.0))
-    family = processes.family([psutil.Process(first.supervisor)])
-    for one in family:
-        one.kill()
-    assert all(processes.wait(one, 20) for one in family)
+    switch_off(processes.family([psutil.Process(first.supervisor)]))
     an_hour_ago(folder / "data" / "session-0.db")
     (folder / "simulator-0.log").unlink()
     stack.start(wish)
@@ -109,6 +103,14 @@ def test_a_cell_that_was_away_for_an_hour_closes_what_was_open_and_dials_nobody(
     assert "simulator.listening" in simulated
     assert "conversation.opened" not in simulated
     assert conversation(events) == []
+
+
+def switch_off(family: list[psutil.Process]) -> None:
+    """Kill them all; some end by themselves when the first does."""
+    for one in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    assert all(processes.wait(one, 20) for one in family)
 
 
 def an_hour_ago(journal: Path) -> None:
