@@ -171,7 +171,10 @@ class Writer:
         is_time = is_quiet and asyncio.get_running_loop().time() >= self._rewrite_at_s
         if not (owed and is_empty and is_time):
             return
-        if await self._rewrite() and await self._checkpoint(empty_log=True):
+        rewritten = await self._rewrite()
+        # What a full disk has ended lies there, too, and fills it.
+        is_empty = await self._checkpoint(empty_log=True)
+        if rewritten and is_empty:
             with contextlib.suppress(sqlite3.Error):
                 await self._thread.do(self._journal.rewritten)
 

@@ -267,6 +267,27 @@ async def test_while_somebody_reads_the_file_is_not_written_anew_into_its_log(
     await desk.writer.drain()
 
 
+async def test_a_rewriting_that_a_full_disk_has_ended_leaves_the_disk_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "j.db"
+    desk = Desk(path)
+    ended = work("s0-a")
+    ended.commit.ended_us = 5
+    await desk.write(ended)
+
+    def rewrite(is_over: object) -> None:
+        desk.journal._writer.execute("create table copied as select zeroblob(100000)")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(desk.journal, "rewrite", rewrite)
+    await desk.writer.tidy(6, 0, is_quiet=True)
+
+    assert path.with_name("j.db-wal").stat().st_size == 0
+    assert forgotten(path) == 1
+    await desk.writer.drain()
+
+
 async def test_a_bug_behind_the_commit_is_told(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "j.db")
     desk.done = None  # type: ignore[assignment]
