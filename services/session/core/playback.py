@@ -6,6 +6,8 @@ any report it is the time since the first sound, less what stood before it. Neve
 published.
 """
 
+from collections.abc import Sequence
+
 from msgspec.structs import replace
 
 from voicebus.bus.messages.events import AssistantAudioDone, AssistantHeard
@@ -107,7 +109,8 @@ def reported(d: Draft, item_id: str, content_index: int, played_ms: int, state: 
     d.s.reported_us = d.now_us
     hearing = d.s.hearing
     if hearing is not None and key in hearing.keys:
-        if known.player in ("stopped", "done"):
+        # An item that was done when it was stopped: the player may be in the next one already.
+        if known.player == "stopped" or _have_stopped(d, hearing.keys):
             heard_now(d)
     elif known.player == "done" and known.complete:
         _settle(d, key, received_ms(d, known), estimated=False)
@@ -170,8 +173,12 @@ def interrupted(d: Draft, keys: list[str]) -> None:
         heard_now(d)
         keys = [key for key in keys if key in d.s.playback]
     d.s.hearing = Hearing(since_us=d.now_us, until_us=d.now_us + STOP_REPORT_US, keys=tuple(keys))
-    if all(d.s.playback[key].player in ("stopped", "done") for key in keys):
+    if _have_stopped(d, keys):
         heard_now(d)
+
+
+def _have_stopped(d: Draft, keys: Sequence[str]) -> bool:
+    return all(d.s.playback[key].player in ("stopped", "done") for key in keys)
 
 
 def heard_now(d: Draft) -> None:

@@ -265,6 +265,29 @@ def test_the_item_being_played_is_truncated_and_the_later_one_deleted() -> None:
     assert heard(effects) == [("m1", 480, False, False), ("m2", 0, False, True)]
 
 
+def test_an_item_done_while_it_was_being_stopped_is_not_where_the_sound_stopped() -> None:
+    stage = two_items()
+    stage.wait(0.95)
+    report(stage, 950)
+    stage.play(speech_started())
+
+    assert heard(report(stage, 1000, "done")) == []
+    effects = report(stage, 120, "stopped", "m2")
+
+    assert edits(effects) == [fx.TruncateItem("m2", 0, 120)]
+    assert heard(effects) == [("m1", 1000, True, False), ("m2", 120, False, False)]
+
+
+def test_a_player_that_says_nothing_of_the_next_item_had_not_come_to_it() -> None:
+    stage = two_items()
+    stage.wait(0.95)
+    report(stage, 950)
+    stage.play(speech_started())
+    report(stage, 1000, "done")
+
+    assert edits(stage.wait(0.3)) == [fx.DeleteItem("m2")]
+
+
 def test_the_end_of_what_is_to_be_heard_is_known_from_sound_and_reports() -> None:
     silent, stage = Stage(), two_items()
     began_us = stage.now_us
