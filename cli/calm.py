@@ -5,7 +5,7 @@ import contextlib
 import signal
 import time
 import xmlrpc.client
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from voicebus.bus.endpoints import Endpoints
@@ -27,12 +27,15 @@ async def until(
     tell: Callable[[Sessions], None],
 ) -> Sessions:
     """Look at the open conversations until they are as wanted, or for so long. Those that are
-    there at the end; none when no session process answers."""
+    there at the end. A session process that is away still has those that it told of before: it
+    comes back with them."""
     begun = time.monotonic()
+    known: dict[int, Sessions] = {}
     tell_at = begun + FIRST_TELL_S
     async with RealtimeClient(endpoints, deadline_s=ANSWER_S) as client:
         while True:
-            found = await _sessions(client)
+            known |= await _answers(client, known)
+            found = [session for sessions in known.values() for session in sessions]
             now = time.monotonic()
             if met(found) or now - begun >= within_s:
                 return found
@@ -42,15 +45,19 @@ async def until(
             await asyncio.sleep(LOOK_S)
 
 
-async def _sessions(client: RealtimeClient) -> Sessions:
-    asked: list[Awaitable[Sessions]] = [client.sessions(shard) for shard in client.shards]
-    found: Sessions = []
-    for answer in await asyncio.gather(*asked, return_exceptions=True):
+async def _answers(client: RealtimeClient, known: Iterable[int]) -> dict[int, Sessions]:
+    """By shard, of those that answer. One that is just being started has no socket to be found."""
+    shards = sorted({*client.shards, *known})
+    asked: list[Awaitable[Sessions]] = [client.sessions(shard) for shard in shards]
+    found: dict[int, Sessions] = {}
+    for shard, answer in zip(
+        shards, await asyncio.gather(*asked, return_exceptions=True), strict=True
+    ):
         if isinstance(answer, ClientError):
-            continue  # it is being restarted, or gone
+            continue
         if isinstance(answer, BaseException):
             raise answer
-        found += answer
+        found[shard] = answer
     return found
 
 
