@@ -111,8 +111,17 @@ class Socket:
         """Bind. Who may connect to an ipc socket is decided by its folder's mode."""
         self._raw.bind(endpoint)
         if endpoint.startswith("ipc://"):
-            self._sockets.bound.append(Path(endpoint.removeprefix("ipc://")))
+            self._sockets.bound[Path(endpoint.removeprefix("ipc://"))] = self
         self._listen()
+
+    def bound_again(self, endpoint: str) -> bool:
+        """Whether it could be. The old listener, which nobody finds, stays until the end: to unbind
+        it would remove the new one's file."""
+        try:
+            self._raw.bind(endpoint)
+        except zmq.ZMQError:
+            return False
+        return True
 
     def connect(self, endpoint: str) -> None:
         """Connect, now or whenever the peer appears."""
@@ -392,7 +401,8 @@ class Sockets:
         self.keys = keys
         self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads)
-        self.bound: list[Path] = []
+        self.bound: dict[Path, Socket] = {}
+        """The file of each ipc socket that was bound."""
         self._open: set[Socket] = set()
         self._failed = failed
 
@@ -406,6 +416,16 @@ class Sockets:
     def forget(self, socket: Socket) -> None:
         """A socket was closed."""
         self._open.discard(socket)
+
+    def bind_again(self) -> list[Path]:
+        """Those whose file somebody has deleted: whoever is connected stays so, but nobody new
+        could find us. Which they were; those that could not be bound stay away."""
+        missing = [
+            path
+            for path, socket in self.bound.items()
+            if socket in self._open and not os.path.lexists(path)
+        ]
+        return [path for path in missing if self.bound[path].bound_again(f"ipc://{path}")]
 
     def router(
         self,

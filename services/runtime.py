@@ -163,6 +163,8 @@ class Runtime(Generic[S]):
         supervised = "SUPERVISOR_ENABLED" in os.environ
         while True:
             self._count_descriptors()
+            for path in self.sockets.bind_again():
+                self.log.warning("socket.bound_again", path=str(path), why="its file was deleted")
             self._beacon()
             self._lag_s = 0.0
             if supervised and os.getppid() != parent:

@@ -1,5 +1,6 @@
 import asyncio
 import select
+import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -436,6 +437,40 @@ async def test_after_closing_no_socket_file_is_left(endpoints: Endpoints) -> Non
         assert len(list(endpoints.run_dir.iterdir())) == 2
 
     assert list(endpoints.run_dir.iterdir()) == []
+
+
+async def test_a_socket_whose_file_was_deleted_is_found_again_and_keeps_who_is_connected(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    mail: asyncio.Queue[tuple[Route, bytes]] = asyncio.Queue()
+    router = sockets.router(endpoints.commands(0), lambda r, f: mail.put_nowait((r, f[0])))
+    answers: Mail = asyncio.Queue()
+    old = sockets.dealer(endpoints.commands(0), answers.put_nowait, name="old")
+    old.send([b"before"])
+    there, _ = await next_of(mail)
+    path = Path(endpoints.commands(0).removeprefix("ipc://"))
+    whole = sockets.bind_again()
+    await asyncio.to_thread(path.unlink)
+
+    again = sockets.bind_again()
+    sockets.dealer(endpoints.commands(0), answers.put_nowait, name="new").send([b"after"])
+    _, said = await next_of(mail)
+    router.send(there, [b"still here"])
+
+    assert whole == []
+    assert again == [path]
+    assert said == b"after"
+    assert await next_of(answers) == [b"still here"]
+
+
+async def test_who_has_no_folder_any_more_binds_nothing_again(endpoints: Endpoints) -> None:
+    folder = endpoints.run_dir / "more"
+    folder.mkdir(mode=0o700)
+    with Sockets() as sockets:
+        sockets.publisher(Endpoints(folder).events(0))
+        shutil.rmtree(folder)
+
+        assert sockets.bind_again() == []
 
 
 async def test_a_folder_that_is_not_there_is_named(sockets: Sockets, endpoints: Endpoints) -> None:

@@ -151,6 +151,14 @@ def test_who_runs_out_of_descriptors_is_failing_until_there_are_enough_again(
     assert again.why is None
 
 
+def test_a_socket_whose_file_was_deleted_can_be_found_again(spawn: Spawn, run_dir: Path) -> None:
+    spawn("ready")
+    before = state(run_dir, is_ready)
+    Path(Endpoints(run_dir).state("session", 0).removeprefix("ipc://")).unlink()
+
+    assert state(run_dir, is_ready).pid == before.pid
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_a_service_cleanly_with_code_0(
     spawn: Spawn, run_dir: Path, number: signal.Signals
