@@ -325,8 +325,10 @@ class RealtimeSession:
     def events(self, *, from_now: bool = False) -> Reader[Event]:
         """Every event once, in order, from the first that this object saw, until the last.
 
-        Registered when called. A consumer that is 2000 events behind is told so by `Lagged`, after
-        which iterating goes on. Ends after `session_closed`; raises SessionGone if that is lost.
+        Registered when called: with `from_now`, call it before the command whose events you want,
+        as they may come before its reply. A consumer that is 2000 events behind is told so by
+        `Lagged`, after which iterating goes on. Ends after `session_closed`; raises SessionGone if
+        that is lost.
         """
         return self._events.reader(from_now=from_now)
 
