@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from voicebus.bus import curve
+from voicebus.bus.messages.commands import COMMANDS
 from voicebus.cli.problems import Problem
 from voicebus.config import clients, loader
 from voicebus.config.settings import RelaySettings
@@ -81,6 +82,10 @@ def _add(where: Path, name: str, rules: dict[str, list[str]], talk: bool) -> Non
     path = where / "clients" / f"{name}.toml"
     if path.exists():
         raise Problem(f"{path} is there already; edit it, or `voicebus keys remove {name}` first")
+    for command in rules["commands"]:
+        if command != "*" and command not in COMMANDS:
+            there_is_none = f"there is no command {command!r}{loader.nearest(command, COMMANDS)}"
+            raise Problem(f"--commands: {there_is_none}", exit_code=2)
     public, secret = curve.new_keys()
     text = f'public = "{public}"\n'
     text += "".join(f"{rule} = {_toml(words)}\n" for rule, words in rules.items())

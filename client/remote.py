@@ -34,5 +34,9 @@ def read_keys(path: str | Path) -> Keys:
     try:
         table = tomllib.loads(Path(path).read_text("utf-8"))
         return Keys(str(table["server"]), str(table["public"]), str(table["secret"]))
+    except FileNotFoundError:
+        raise ClientError(
+            f"there is no key file {path}: `voicebus keys add NAME` makes one, as issued/NAME.toml"
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
         raise ClientError(f"{path} is no key file of `voicebus keys add`: {error}") from None

@@ -72,6 +72,7 @@ def test_a_removed_client_leaves_nothing(folder: Path) -> None:
         (("add",), {}, "needs a NAME"),
         (("add", "../evil"), {}, "needs a NAME"),
         (("add", "kiosk"), {"lanes": "evnt"}, "did you mean event"),
+        (("add", "kiosk"), {"commands": "list,replya"}, "no command 'replya' .did you mean replay"),
         (("remove", "kisok"), {}, "there is no client 'kisok'"),
         (("server",), {}, "is there already"),
     ],
@@ -96,6 +97,11 @@ def test_a_wrong_key_file_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(ClientError, match="is no key file of `voicebus keys add`"):
         read_keys(path)
+
+
+def test_a_key_file_that_is_not_there_is_told_with_what_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(ClientError, match=r"there is no key file .*keys add NAME"):
+        read_keys(tmp_path / "x.toml")
 
 
 def test_two_clients_with_one_key_are_an_error(folder: Path) -> None:
