@@ -37,6 +37,7 @@ TOMBSTONES = 256
 DEPTH_LIMIT = 200
 """Lists in lists in dicts: whoever reads the result after us must be able to."""
 COUNT_CHILDREN_EVERY = 32
+OVER = "its call has ended"
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
 Key = tuple[str, str]
@@ -138,7 +139,10 @@ class Runner:
         self.orders: list[pipe.Run] = []
         self._memory_kb = _memory_kb()
         self._pid = os.getpid()
+        self._folder = _working_folder()
         self._looking = threading.Lock()
+        self.on_news: Callable[[], object] = lambda: None
+        """Called, in whatever thread, when a tool that looked has taken in what came."""
         self._calls = 0
         self._has_made_way = False
 
@@ -147,19 +151,32 @@ class Runner:
         if not self._has_made_way:
             self._has_made_way = confine.yield_the_cpu()
 
+    def go_home(self) -> None:
+        """Back to the folder that every call begins in: the last one's may even be deleted."""
+        if self._folder is not None:
+            with contextlib.suppress(OSError):
+                os.chdir(self._folder)
+
     def listen(self) -> None:
         """Take in what has come, without waiting."""
-        for frames in self.watch.poll():
+        with self._looking:
+            self._take_in()
+
+    def _take_in(self) -> bool:
+        """Whether anything came."""
+        broadcasts, messages = self.watch.poll(), self.link.poll()
+        for frames in broadcasts:
             # What is not understood is not for us: anyone may publish newer words.
             with contextlib.suppress(*pipe.UNREADABLE, IndexError):
                 cancel = _cancels.decode(frames[1])
                 for call_id in cancel.call_ids:
                     self._note((cancel.session_id, call_id), cancel.reason)
-        for message in self.link.poll():
+        for message in messages:
             if isinstance(message, pipe.Stop):
                 self._note((message.session_id, message.call_id), message.reason)
             else:
                 self.orders.append(message)
+        return bool(broadcasts or messages) or self.link.is_closed
 
     def _note(self, key: Key, reason: str) -> None:
         self.cancelled.setdefault(key, reason)
@@ -203,12 +220,17 @@ class Runner:
         return os.getpid() == self._pid
 
     def _look(self, key: Key, call: "Prepared") -> str | None:
-        # Tools hand their context to threads of theirs. One looks for all.
+        # Tools hand their context to threads of theirs. One looks for all, and none any more once
+        # its call has ended: the next call's order would be lost in its hands.
         if self._is_here and self._looking.acquire(blocking=False):
             try:
-                self.listen()
+                is_news = not call.is_over and self._take_in()
             finally:
                 self._looking.release()
+            if is_news:
+                self.on_news()  # it may be for other calls of this process
+        if call.is_over:
+            return OVER
         reason = self.cancelled.get(key)
         if reason is not None:
             call.saw_cancel()
@@ -220,6 +242,8 @@ class Runner:
             os._exit(1)  # the tool forked, and its child came back instead of ending
         with contextlib.suppress(Exception):  # the tool may have closed it
             sys.stdout.flush()
+        with self._looking:
+            call.is_over = True
         order = call.order
         self._calls += 1
         is_counted = self._calls % COUNT_CHILDREN_EVERY == 0
@@ -274,6 +298,10 @@ class Prepared:
     arguments: dict[str, Any]
     began_at: float = 0.0
     cancel_seen_us: int | None = None
+    is_told: bool = False
+    """Whether the task of an `async def` tool was cancelled."""
+    is_over: bool = False
+    """What it has left behind (threads, tasks) should stop."""
 
     def __post_init__(self) -> None:
         self.context = ToolContext()
@@ -370,6 +398,12 @@ def _is_deeper(body: bytes, levels: int) -> bool:
     return False
 
 
+def _working_folder() -> str | None:
+    with contextlib.suppress(OSError):
+        return os.getcwd()
+    return None
+
+
 def _memory_kb() -> int:
     try:
         with open("/proc/self/statm") as file:
@@ -416,6 +450,7 @@ def _run(runner: Runner, order: pipe.Run) -> None:
         signal.setitimer(timer, 0)
     faulthandler.cancel_dump_traceback_later()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    runner.go_home()
     for name, value in usual.items():
         os.environ.pop(name, None)
         if value is not None:
@@ -438,16 +473,20 @@ async def serve_async(runner: Runner) -> None:
             _begin(runner, runner.orders.pop(0), tasks)
         for key, (call, task) in list(tasks.items()):
             reason = runner.cancelled.get(key)
-            if reason is not None and call.cancel_seen_us is None:
+            # The tool, or a thread of it, may have seen it before: its task has to end all the same.
+            if reason is not None and not call.is_told:
+                call.is_told = True
                 call.saw_cancel()
                 call.context.cancel(reason)
                 task.cancel(reason)
         if runner.link.is_closed:
             closed.set()
 
-    loop.add_reader(runner.link.socket, _loudly(heard))
-    loop.add_reader(runner.watch.fd, _loudly(heard))
-    loop.call_soon(heard)
+    loudly = _loudly(heard)
+    runner.on_news = lambda: loop.call_soon_threadsafe(loudly)
+    loop.add_reader(runner.link.socket, loudly)
+    loop.add_reader(runner.watch.fd, loudly)
+    loop.call_soon(loudly)
     await closed.wait()
 
 

@@ -279,6 +279,45 @@ async def test_a_cancel_reaches_every_thread(driven: DrivenPool) -> None:
     assert value(await driven.result(call_id)) == ",".join(["interrupt"] * 8)
 
 
+async def test_a_thread_that_was_left_behind_is_told_to_stop_and_takes_no_call(
+    driven: DrivenPool,
+) -> None:
+    # Each call has the runner to itself, and comes to the one that served the first, or its spare.
+    for _ in range(2):
+        assert value(await driven.run("leaves_a_thread_that_looks")) == "left"
+
+    for _ in range(2):
+        assert "its call has ended" in value(await driven.run("says_what_was_looked_at"))
+
+
+async def test_a_look_of_one_call_takes_no_other_calls_of_its_process(driven: DrivenPool) -> None:
+    await driven.warm("async", 2)
+    holding = [await driven.running("looks_after_a_while", seconds=0.5) for _ in range(2)]
+    others = [driven.begin("answers_at_once") for _ in range(4)]  # while the loops are held up
+
+    assert [value(await driven.result(one)) for one in others] == ["here"] * 4
+
+    for one in holding:
+        driven.cancel(one)
+    assert [(await driven.result(one)).status for one in holding] == ["cancelled"] * 2
+
+
+async def test_a_cancel_that_a_thread_has_seen_ends_the_task(driven: DrivenPool) -> None:
+    for _ in range(10):
+        call_id = await driven.running("has_a_thread_look")
+
+        driven.cancel(call_id)
+
+        assert (await driven.result(call_id)).status == "cancelled"
+
+
+async def test_each_call_begins_in_the_same_folder(driven: DrivenPool) -> None:
+    home = value(await driven.run("says_where_it_is"))
+    for _ in range(4):
+        assert value(await driven.run("goes_to_a_folder_that_goes")) == "gone"
+        assert value(await driven.run("says_where_it_is")) == home
+
+
 async def test_a_fork_server_that_hears_of_a_stopped_child_still_tells_of_the_dead(
     driven: DrivenPool,
 ) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 from voicebus import Cancelled, ToolContext, tool
 
+LOOKED: list[str] = []
 BAD = "\ud800"
 """Half of a character: Python has it, no encoding does."""
 
@@ -319,3 +321,71 @@ def leaves_children() -> int:
     """Start a process that nobody waits for, once removed."""
     subprocess.run(["sh", "-c", "sleep 0.01 &"], check=True)
     return os.getpid()
+
+
+@tool(timeout_s=30)
+def leaves_a_thread_that_looks(ctx: ToolContext) -> str:
+    """Leave a thread behind that looks at the context without pause."""
+    began = threading.Event()
+
+    def look() -> None:
+        while not ctx.cancelled:
+            began.set()
+        LOOKED.append(str(ctx.reason))
+
+    threading.Thread(target=look, daemon=True).start()
+    began.wait()
+    return "left"
+
+
+@tool
+def says_what_was_looked_at() -> list[str]:
+    """What the threads that were left behind have seen."""
+    for _ in range(1000):
+        if LOOKED:
+            break
+        time.sleep(0.01)
+    return LOOKED
+
+
+@tool(timeout_s=60)
+async def looks_after_a_while(ctx: ToolContext, seconds: float) -> str:
+    """Hold the loop up, look, and wait for a cancel."""
+    ctx.progress("holding")
+    time.sleep(seconds)
+    ctx.check()
+    await asyncio.sleep(60)
+    return "not cancelled"
+
+
+@tool(timeout_s=60, grace_s=30)
+async def has_a_thread_look(ctx: ToolContext) -> str:
+    """Wait, and have a thread look meanwhile."""
+
+    def look() -> None:
+        while not ctx.cancelled:
+            time.sleep(0.001)
+
+    await asyncio.to_thread(look)
+    await asyncio.sleep(60)
+    return "not cancelled"
+
+
+@tool
+async def answers_at_once() -> str:
+    """Need nothing but the loop."""
+    return "here"
+
+
+@tool
+def goes_to_a_folder_that_goes() -> str:
+    """Change to a folder that is deleted then."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+    return "gone"
+
+
+@tool
+def says_where_it_is() -> str:
+    """The working folder."""
+    return os.getcwd()
