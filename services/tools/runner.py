@@ -18,7 +18,7 @@ import threading
 import time
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -88,7 +88,7 @@ def main(
         runner.make_way()
         link.send(pipe.Ready())
         if is_async:
-            asyncio.run(serve_async(runner))
+            _keep_on(serve_async(runner))
         else:
             serve_sync(runner)
         code = 0
@@ -473,7 +473,7 @@ async def serve_async(runner: Runner) -> None:
             _begin(runner, runner.orders.pop(0), tasks)
         for key, (call, task) in list(tasks.items()):
             reason = runner.cancelled.get(key)
-            # The tool, or a thread of it, may have seen it before: its task has to end all the same.
+            # The tool or a thread of it may have seen it before: its task has to end all the same.
             if reason is not None and not call.is_told:
                 call.is_told = True
                 call.saw_cancel()
@@ -488,6 +488,19 @@ async def serve_async(runner: Runner) -> None:
     loop.add_reader(runner.watch.fd, loudly)
     loop.call_soon(loudly)
     await closed.wait()
+
+
+def _keep_on(serving: Coroutine[Any, Any, None]) -> None:
+    """As asyncio.run; but a sys.exit() in a task or callback that a call has left behind, which
+    breaks out of the loop, ends none of the other calls."""
+    with asyncio.Runner() as own:
+        loop = own.get_loop()
+        task = loop.create_task(serving)
+        while not task.done():
+            try:
+                loop.run_until_complete(task)
+            except (SystemExit, KeyboardInterrupt):
+                traceback.print_exc()
 
 
 def _loudly(callback: Callable[[], None]) -> Callable[[], None]:

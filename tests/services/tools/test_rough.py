@@ -302,6 +302,20 @@ async def test_a_look_of_one_call_takes_no_other_calls_of_its_process(driven: Dr
     assert [(await driven.result(one)).status for one in holding] == ["cancelled"] * 2
 
 
+async def test_a_task_that_was_left_behind_and_exits_ends_no_other_call(driven: DrivenPool) -> None:
+    await driven.warm("async", 2)
+    waiting = [await driven.running("waits_for_a_task_that_exits") for _ in range(2)]
+
+    for _ in range(2):
+        assert value(await driven.run("leaves_a_task_that_exits")) == "left"
+
+    # Each process that has it; the second call may have come to the first one's.
+    first, _ = await asyncio.wait(
+        [driven.results[one] for one in waiting], return_when=asyncio.FIRST_COMPLETED
+    )
+    assert {value(one.result()) for one in first} == {"still here"}
+
+
 async def test_a_cancel_that_a_thread_has_seen_ends_the_task(driven: DrivenPool) -> None:
     for _ in range(10):
         call_id = await driven.running("has_a_thread_look")

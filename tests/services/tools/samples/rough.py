@@ -17,6 +17,7 @@ from typing import Any
 
 from voicebus import Cancelled, ToolContext, tool
 
+LEFT: list[asyncio.Task[None]] = []
 LOOKED: list[str] = []
 BAD = "\ud800"
 """Half of a character: Python has it, no encoding does."""
@@ -352,7 +353,7 @@ def says_what_was_looked_at() -> list[str]:
 async def looks_after_a_while(ctx: ToolContext, seconds: float) -> str:
     """Hold the loop up, look, and wait for a cancel."""
     ctx.progress("holding")
-    time.sleep(seconds)
+    time.sleep(seconds)  # noqa: ASYNC251 - that is what it does wrong
     ctx.check()
     await asyncio.sleep(60)
     return "not cancelled"
@@ -389,3 +390,22 @@ def goes_to_a_folder_that_goes() -> str:
 def says_where_it_is() -> str:
     """The working folder."""
     return os.getcwd()
+
+
+@tool
+async def leaves_a_task_that_exits() -> str:
+    """Leave a task behind that calls sys.exit()."""
+
+    async def leave() -> None:
+        sys.exit(4)
+
+    LEFT.append(asyncio.create_task(leave()))
+    return "left"
+
+
+@tool(timeout_s=60)
+async def waits_for_a_task_that_exits() -> str:
+    """Wait until such a task has ended."""
+    while not any(task.done() for task in LEFT):  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+    return "still here"
