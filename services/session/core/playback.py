@@ -22,6 +22,8 @@ STOP_REPORT_US = 250_000
 """How long an interruption waits for the player to say where it stopped."""
 SILENT_PLAYER_US = 2_000_000
 """A player silent for so long after an item's computed end is taken to have played it."""
+PAUSED_PLAYER_US = 60_000_000
+"""One that said that it stopped may go on for so much longer; then the rest was not heard."""
 REPORTING_US = 1_000_000
 """Players report every 250 ms while they play: one silent for longer does not report at all."""
 
@@ -127,6 +129,7 @@ def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, int, bool]]:
     found: dict[str, tuple[int, int, bool]] = {}
     busy_until_us = 0
     reporting = d.s.reported_us > 0 and at_us - d.s.reported_us < REPORTING_US
+    paused = _paused(d, ())
     for key, playback in d.s.playback.items():
         total = received_ms(d, playback)
         if playback.reported_us:
@@ -137,11 +140,25 @@ def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, int, bool]]:
             busy_until_us = max(busy_until_us, ended_us)
         else:
             begin_us = max(playback.first_us, busy_until_us)
-            # A player that reports has not come to this item yet.
-            waits = reporting or at_us < begin_us
+            # A player that reports, or has paused, has not come to this item yet.
+            waits = reporting or key in paused or at_us < begin_us
             heard, estimated = 0 if waits else min(total, (at_us - begin_us) // 1000), True
             busy_until_us = begin_us + total * 1000
         found[key] = (heard, total, estimated)
+    return found
+
+
+def _paused(d: Draft, settling: Sequence[str]) -> list[str]:
+    """Where the player's last word is that it stopped short: that item, and what stands behind."""
+    found: list[str] = []
+    for key, playback in d.s.playback.items():
+        if key in settling:
+            continue
+        if playback.reported_us:
+            short = not playback.complete or playback.played_ms < received_ms(d, playback)
+            found = [key] if playback.player == "stopped" and short else []
+        elif found:
+            found.append(key)
     return found
 
 
@@ -273,17 +290,31 @@ def close(d: Draft) -> None:
         _settle(d, key, heard_ms, estimated=estimated)
 
 
-def _silent_until_us(d: Draft, key: str) -> int:
-    """When an item of a player that does not report is taken as played."""
-    playback = d.s.playback[key]
-    begin_us = playback.reported_us or playback.first_us
-    left_ms = received_ms(d, playback) - playback.played_ms
-    before_ms = 0
-    for other_key, other in d.s.playback.items():
-        if other_key == key:
-            break
-        before_ms += received_ms(d, other) - other.played_ms
-    return begin_us + (left_ms + before_ms) * 1000 + SILENT_PLAYER_US
+def _silent_until_us(d: Draft) -> dict[str, int]:
+    """Per item, when that of a player that does not report is taken as played."""
+    found: dict[str, int] = {}
+    until_us = 0
+    for key, playback in d.s.playback.items():
+        begin_us = playback.reported_us or max(playback.first_us, until_us)
+        left_ms = received_ms(d, playback) - playback.played_ms
+        until_us = max(until_us, begin_us + left_ms * 1000)
+        found[key] = until_us + SILENT_PLAYER_US
+    return found
+
+
+def _given_up_us(d: Draft, settling: Sequence[str], paused: Sequence[str]) -> dict[str, int]:
+    """Per item whose sound is complete, when no more is waited for the player's word on it."""
+    silent_us = _silent_until_us(d)
+    if paused and d.s.playback[paused[0]].complete:
+        left_us = silent_us[paused[0]] + PAUSED_PLAYER_US
+        silent_us |= dict.fromkeys(paused, left_us)
+    elif paused:
+        settling = [*settling, *paused]
+    return {
+        key: until_us
+        for key, until_us in silent_us.items()
+        if d.s.playback[key].complete and key not in settling
+    }
 
 
 def expire(d: Draft) -> None:
@@ -291,21 +322,19 @@ def expire(d: Draft) -> None:
     if d.s.hearing is not None and d.now_us >= d.s.hearing.until_us:
         heard_now(d)
     settling = d.s.hearing.keys if d.s.hearing else ()
-    for key in tuple(d.s.playback):
-        playback = d.s.playback[key]
-        if key in settling or not playback.complete:
+    paused = _paused(d, settling)
+    for key, until_us in _given_up_us(d, settling, paused).items():
+        if d.now_us < until_us:
             continue
-        if d.now_us >= _silent_until_us(d, key):
-            _settle(d, key, received_ms(d, playback), estimated=True)
+        playback = d.s.playback[key]
+        stopped = playback.player == "stopped"
+        heard_ms = playback.played_ms if stopped or key in paused else received_ms(d, playback)
+        _settle(d, key, heard_ms, estimated=not stopped)
 
 
 def deadlines(d: Draft) -> list[int]:
     """When expire() wants to be called."""
     found = [d.s.hearing.until_us] if d.s.hearing else []
     settling = d.s.hearing.keys if d.s.hearing else ()
-    found.extend(
-        _silent_until_us(d, key)
-        for key, playback in d.s.playback.items()
-        if playback.complete and key not in settling
-    )
+    found.extend(_given_up_us(d, settling, _paused(d, settling)).values())
     return found

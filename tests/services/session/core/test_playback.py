@@ -103,6 +103,56 @@ def test_a_player_that_had_stopped_before_is_not_waited_for() -> None:
     assert heard(effects) == [("m1", 900, False, False)]
 
 
+def test_no_time_goes_by_for_a_player_that_has_paused() -> None:
+    stage = two_items()
+    report(stage, 300, "stopped")
+    waited = stage.wait(20)
+
+    effects = stage.play(speech_started())
+    effects += stage.wait(0.3)
+
+    assert heard(waited) == []
+    assert edits(effects) == [fx.TruncateItem("m1", 0, 300), fx.DeleteItem("m2")]
+    assert heard(effects) == [("m1", 300, False, False), ("m2", 0, False, True)]
+
+
+def test_a_player_that_has_paused_may_go_on() -> None:
+    stage = two_items()
+    report(stage, 300, "stopped")
+    stage.wait(20)
+    resumed = report(stage, 350)
+
+    assert heard(resumed + stage.wait(0.6)) == []
+    assert heard(report(stage, 1000, "done")) == [("m1", 1000, True, False)]
+    assert heard(stage.wait(10)) == [("m2", 3000, True, True)]
+
+
+def test_a_player_that_does_not_go_on_has_heard_what_it_said() -> None:
+    stage = two_items()
+    report(stage, 300, "stopped")
+
+    assert heard(stage.wait(50)) == []
+    report(stage, 0, item="nobody's")  # the client is there
+
+    assert heard(stage.wait(50)) == [("m1", 300, False, False), ("m2", 0, False, True)]
+    assert stage.state.playback == {}
+
+
+def test_an_item_that_the_player_has_left_for_the_next_was_heard_until_there() -> None:
+    stage = two_items()
+    report(stage, 300, "stopped")
+    report(stage, 500, item="m2")
+
+    assert heard(stage.wait(3.5)) == [("m1", 300, False, False)]
+
+
+def test_a_pause_in_an_answer_that_goes_on_has_no_end_yet() -> None:
+    stage = speaking(1000)
+    report(stage, 300, "stopped")
+
+    assert heard(stage.wait(50)) == []
+
+
 def test_never_more_is_truncated_than_was_published() -> None:
     stage = speaking(1000)
     stage.wait(0.5)
