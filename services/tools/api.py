@@ -4,6 +4,7 @@ A plain function with type hints and a docstring is a tool. This module imports 
 library only, so that it costs the author's project nothing.
 """
 
+import difflib
 import logging
 import select
 import time
@@ -64,7 +65,11 @@ class Options:
             )
         for field in ("timeout_s", "grace_s", "concurrency"):
             value = getattr(self, field)
-            if value is not None and (isinstance(value, bool) or not 0 < value <= LONGEST_S):
+            if value is not None and (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not 0 < value <= LONGEST_S
+            ):
                 raise ValueError(
                     f"@tool({field}={value!r}): expected a number above 0 and at most {LONGEST_S}"
                 )
@@ -96,6 +101,13 @@ def tool(function: Any = None, /, **options: Any) -> Any:
 
     Raises ValueError for an option that makes no sense.
     """
+    known = Options.__dataclass_fields__
+    for unknown in options.keys() - known.keys():
+        near = difflib.get_close_matches(unknown, known, 1)
+        raise ValueError(
+            f"@tool has no option '{unknown}'; "
+            + (f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(known)}")
+        )
     checked = Options(**options)
 
     def mark(target: Any) -> Any:

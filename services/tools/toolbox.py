@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from voicebus.services.tools import schema
+from voicebus.services.tools import api, schema
 from voicebus.services.tools.api import MARK, Options
 from voicebus.services.tools.bounds import NAME
 
@@ -185,8 +185,8 @@ def _place_of(error: BaseException) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename not in (__file__, importlib.__file__)
-        and not frame.filename.startswith("<frozen")
+        if frame.filename not in (__file__, api.__file__, importlib.__file__)
+        and not frame.filename.startswith(("<frozen", "<string>"))
     ]
     # The user's own line helps more than the library's that it led to.
     own = [frame for frame in frames if not frame.filename.startswith(_INSTALLED)]

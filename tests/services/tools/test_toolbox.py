@@ -262,6 +262,15 @@ def test_a_module_that_is_not_installed_is_one_clear_line() -> None:
     )
 
 
+@pytest.mark.parametrize("option", ["efects='none'", "effects='noen'"])
+def test_a_wrong_option_of_a_tool_is_told_with_the_line_that_has_it(
+    write: Write, option: str
+) -> None:
+    file = write("wrong_option.py", f"from voicebus import tool\n\n@tool({option})\ndef f(): ...\n")
+
+    assert f"({file}:3)" in refusal(str(file))
+
+
 def test_a_name_that_is_not_there_comes_with_those_that_are(write: Write) -> None:
     file = write("named_tools.py", TWO)
 
