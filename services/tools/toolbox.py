@@ -35,6 +35,8 @@ class Tool:
     is_async: bool
     source: str
     """Where it came from, for messages."""
+    origin: Any
+    """What stands there: named twice, it is still one tool."""
 
 
 def load(specs: Iterable[str], search_path: Iterable[str | Path] = ()) -> dict[str, Tool]:
@@ -52,7 +54,7 @@ def load(specs: Iterable[str], search_path: Iterable[str | Path] = ()) -> dict[s
     for spec in specs:
         for one in _load(spec):
             other = found.get(one.name)
-            if other is not None and other.target is not one.target:
+            if other is not None and other.origin is not one.origin:
                 raise ToolboxError(
                     f"two tools are named '{one.name}': {other.source} and {one.source}; "
                     'rename one, or give it another name with @tool(name="...")'
@@ -237,6 +239,7 @@ def _is_llm_tool(value: Any) -> bool:
 
 def _tool(label: str, target: Any, source: str) -> Tool:
     options: Options = getattr(target, MARK, Options())
+    origin = target
     where = f"{source}:{label}"
     try:
         if _is_llm_tool(target):
@@ -249,7 +252,7 @@ def _tool(label: str, target: Any, source: str) -> Tool:
         signature = schema.describe(target, options.description)
     except schema.SchemaError as error:
         raise ToolboxError(f"'{label}' ({where}) cannot be a tool: {error}") from None
-    return Tool(name, signature, options, target, _is_async(target), where)
+    return Tool(name, signature, options, target, _is_async(target), where, origin)
 
 
 def _instance(kind: type) -> Any:
@@ -286,7 +289,7 @@ def _llm_tool(target: Any, options: Options, where: str) -> Tool:
     if parameters.get("type") != "object":
         raise schema.SchemaError('its parameters are no JSON Schema with "type": "object"')
     signature = schema.unchecked(text, parameters, context=context)
-    return Tool(name, signature, options, made.run, _is_async(made.run), where)
+    return Tool(name, signature, options, made.run, _is_async(made.run), where, target)
 
 
 def _instance_of_llm_tool(kind: type) -> Any:

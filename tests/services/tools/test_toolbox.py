@@ -300,6 +300,33 @@ def test_two_tools_of_one_name_are_both_named(write: Write) -> None:
     assert "second_tools.py" in found
 
 
+def test_whatever_is_named_twice_is_one_tool(write: Write) -> None:
+    file = write(
+        "twice_tools.py",
+        """
+        from voicebus import tool
+
+        class Lookup:
+            descriptor = {"function": {"name": "look", "description": "Look."}}
+
+            def run(self): ...
+
+        @tool
+        class Counter:
+            "Count."
+            def __call__(self) -> int: return 1
+
+        @tool
+        def plain() -> int:
+            "Plain."
+
+        lookup = Lookup()
+        """,
+    )
+
+    assert set(toolbox.load([str(file), str(file)])) == {"look", "Counter", "plain"}
+
+
 def test_a_function_that_no_model_could_call_names_itself_and_its_file(write: Write) -> None:
     file = write("silent_tools.py", "def silent(a: int) -> None:\n    pass\n")
 
