@@ -2,17 +2,22 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import time
-import xmlrpc.client
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.frames import Codec
+from voicebus.bus.messages.base import BadMessage
+from voicebus.bus.messages.system import State
+from voicebus.bus.sockets import Sockets
 from voicebus.client import ClientError, RealtimeClient
-from voicebus.services.supervisor import Silent, Supervisor
 
 Sessions = list[dict[str, Any]]
+
+_states: Codec[State] = Codec(State, what="state")
 
 LOOK_S = 0.1
 FIRST_TELL_S = 1.0
@@ -66,10 +71,15 @@ def are_silent(sessions: Sessions) -> bool:
     return all(one.get("silent", False) for one in sessions)
 
 
-def take_no_more(supervisor: Supervisor) -> None:
-    """The session processes refuse new conversations from now on; those that are there go on."""
-    with contextlib.suppress(Silent, OSError):
-        for name, program in supervisor.now().items():
-            if name.startswith("session-") and program.pid:
-                with contextlib.suppress(xmlrpc.client.Fault):
-                    supervisor.send_signal(name, signal.SIGUSR2)
+def take_no_more(sockets: Sockets, endpoints: Endpoints, shards: Iterable[int]) -> None:
+    """The session processes refuse new conversations from now on; those that are there go on. While
+    the sockets are open it holds for successors, too: who was killed comes back without knowing."""
+
+    def heard(frames: list[bytes]) -> None:
+        with contextlib.suppress(BadMessage, ProcessLookupError):
+            state, _ = _states.decode(frames[1:])
+            # Not before: until a process says how it is, the signal would end it.
+            if state.state in {"ready", "failing"}:
+                os.kill(state.pid, signal.SIGUSR2)
+
+    sockets.subscriber([endpoints.state("session", one) for one in shards], [b"system/"], heard)

@@ -2,12 +2,14 @@
 
 import asyncio
 import sys
+import xmlrpc.client
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.sockets import Sockets
 from voicebus.cli import calm, folders, stack
 from voicebus.cli.options import RunDir
 from voicebus.services.supervisor import Silent, Supervisor
@@ -44,12 +46,24 @@ def _wait(folder: Path, within_s: float) -> None:
     try:
         if supervisor.pid() is None:
             return
-    except (Silent, OSError):
+        programs = [stack.role_of(name) for name in supervisor.now()]
+    except (Silent, OSError, xmlrpc.client.Error):
         return
-    calm.take_no_more(supervisor)
     left = asyncio.run(
-        calm.until(
-            Endpoints(folder),
+        _last(
+            Endpoints(folder), [number for role, number in programs if role == "session"], within_s
+        )
+    )
+    if left:
+        verb = "is" if len(left) == 1 else "are"
+        _tell(f"{_conversations(len(left))} {verb} cut: still open after {within_s:g} s")
+
+
+async def _last(endpoints: Endpoints, shards: list[int], within_s: float) -> calm.Sessions:
+    with Sockets() as sockets:
+        calm.take_no_more(sockets, endpoints, shards)
+        return await calm.until(
+            endpoints,
             lambda found: not found,
             within_s,
             lambda found: _tell(
@@ -57,10 +71,6 @@ def _wait(folder: Path, within_s: float) -> None:
                 "(`voicebus down --wait 0` cuts at once)"
             ),
         )
-    )
-    if left:
-        verb = "is" if len(left) == 1 else "are"
-        _tell(f"{_conversations(len(left))} {verb} cut: still open after {within_s:g} s")
 
 
 def _conversations(count: int) -> str:

@@ -135,17 +135,27 @@ async def test_a_transport_waits_for_a_silence_no_longer_than_it_was_told(cell: 
 async def test_who_leaves_takes_no_new_calls_and_lets_the_others_end(cell: Stack) -> None:
     async with scene(cell) as on:
         caller = await on.caller()
-        calm.take_no_more(cell.supervisor)
-        leaving = await cell_state(cell, "draining")
-        code, message = await on.line.refused("open", {"config": {}})
-        await caller.turn("short tone")
+        with Sockets() as sockets:
+            calm.take_no_more(sockets, cell.endpoints, [0])
+            leaving = await cell_state(cell, "draining")
+            code, message = await on.line.refused("open", {"config": {}})
+            await caller.turn("short tone")
+            on.session_was_killed = True
+            killed = cell.kill("session-0")
+            again = await testing.next_state(
+                cell.endpoints,
+                "session",
+                0,
+                lambda one: one.state == "draining" and one.pid != killed,
+            )
+            code_again, _ = await on.line.refused("open", {"config": {}})
         waiting = asyncio.create_task(
             calm.until(cell.endpoints, lambda found: not found, 20.0, lambda found: None)
         )
         await caller.close()
 
-        assert leaving == "draining"
-        assert code == "draining"
+        assert leaving == again.state == "draining"
+        assert code == code_again == "draining"
         assert "session-0" in message
         assert await waiting == []
     await restart(cell, "session")
