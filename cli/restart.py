@@ -16,6 +16,7 @@ from voicebus.bus.messages.system import State
 from voicebus.cli import calm, folders, stack
 from voicebus.cli.options import RunDir
 from voicebus.cli.problems import Problem
+from voicebus.config import loader
 from voicebus.services.supervisor import Program, Silent, Supervisor
 
 ORDER = (
@@ -41,7 +42,7 @@ def restart(
         list[str],
         typer.Argument(
             metavar="ROLE…",
-            help="session, tools, dispatcher, transport, gateway, recorder; or all.",
+            help=f"{', '.join(ORDER)}; or all.",
         ),
     ],
     run_dir: RunDir = None,
@@ -62,7 +63,9 @@ def restart(
     wanted = ORDER if "all" in roles else tuple(dict.fromkeys(roles))
     for role in wanted:
         if role not in ORDER:
-            raise Problem(f"there is no role {role!r} to restart (known: {', '.join(ORDER)}, all)")
+            raise Problem(
+                f"there is no role {role!r} to restart{loader.nearest(role, (*ORDER, 'all'))}"
+            )
     work = Restart(folders.choose(run_dir), wait)
     for role in sorted(wanted, key=ORDER.index):
         work.role(role, must_be_there="all" not in roles)

@@ -12,6 +12,7 @@ from voicebus.bus.endpoints import Endpoints
 from voicebus.cli import stack
 from voicebus.cli.main import VERBS
 from voicebus.cli.plan import Wish
+from voicebus.cli.restart import ORDER
 
 Start = Callable[..., stack.StackStatus]
 
@@ -87,6 +88,7 @@ def test_what_cannot_be_understood_ends_with_code_2_and_a_sentence(
         (("up", "--tools", "no where"), {}, 1, "no spaces are possible"),
         (("up", "--no-simulator"), {}, 1, "no provider: there is no key in OPENAI_API_KEY"),
         (("up", "--provider-key-file", "/nowhere"), {}, 1, "the provider's key from /nowhere"),
+        (("restart", "relya"), {}, 1, "no role 'relya' to restart (did you mean relay?)"),
         (("status",), {"VOICEBUS_CONFIG": "/nowhere.toml"}, 2, "/nowhere.toml"),
         (("down", "--run-dir", "/tmp/" + "x" * 100), {}, 2, "too long"),
         (("talk", "--text", "x", "--out", "/no/a.wav"), {}, 1, "there is no folder /no; make it"),
@@ -102,6 +104,12 @@ def test_a_users_mistake_is_a_sentence_and_starts_nothing(
     assert told in done.stderr
     assert "Traceback" not in done.stderr
     assert list(run_dir.iterdir()) == []
+
+
+def test_the_help_of_restart_names_every_role() -> None:
+    told = " ".join(voicebus("restart", "--help").stdout.split())
+
+    assert f"{', '.join(ORDER)}; or all." in told
 
 
 def test_status_of_nothing_is_code_3(run_dir: Path) -> None:
