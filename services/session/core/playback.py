@@ -128,8 +128,9 @@ def estimates(d: Draft, at_us: int) -> dict[str, tuple[int, int, bool]]:
     whether the former are estimated."""
     found: dict[str, tuple[int, int, bool]] = {}
     busy_until_us = 0
-    reporting = d.s.reported_us > 0 and at_us - d.s.reported_us < REPORTING_US
-    paused = _paused(d, ())
+    reported_us = d.s.reported_us
+    reporting = reported_us > 0 and at_us - reported_us < REPORTING_US
+    paused = _paused(d, ()) if reported_us else ()
     for key, playback in d.s.playback.items():
         total = received_ms(d, playback)
         if playback.reported_us:
@@ -155,11 +156,14 @@ def _paused(d: Draft, settling: Sequence[str]) -> list[str]:
         if key in settling:
             continue
         if playback.reported_us:
-            short = not playback.complete or playback.played_ms < received_ms(d, playback)
-            found = [key] if playback.player == "stopped" and short else []
+            found = [key] if playback.player == "stopped" and _is_short(d, playback) else []
         elif found:
             found.append(key)
     return found
+
+
+def _is_short(d: Draft, playback: Playback) -> bool:
+    return not playback.complete or playback.played_ms < received_ms(d, playback)
 
 
 def ends_us(d: Draft) -> int:
@@ -290,31 +294,24 @@ def close(d: Draft) -> None:
         _settle(d, key, heard_ms, estimated=estimated)
 
 
-def _silent_until_us(d: Draft) -> dict[str, int]:
-    """Per item, when that of a player that does not report is taken as played."""
+def _given_up_us(d: Draft, settling: Sequence[str], paused: Sequence[str]) -> dict[str, int]:
+    """Per item whose sound is complete, when no more is waited for the player's word on it: one
+    that does not report is taken to have played it, one that has paused not to go on."""
     found: dict[str, int] = {}
     until_us = 0
     for key, playback in d.s.playback.items():
         begin_us = playback.reported_us or max(playback.first_us, until_us)
         left_ms = received_ms(d, playback) - playback.played_ms
         until_us = max(until_us, begin_us + left_ms * 1000)
-        found[key] = until_us + SILENT_PLAYER_US
+        if playback.complete and key not in settling:
+            found[key] = until_us + SILENT_PLAYER_US
+    silent_us = found.get(paused[0]) if paused else None
+    for key in paused:
+        if silent_us is None:
+            found.pop(key, None)
+        elif key in found:
+            found[key] = silent_us + PAUSED_PLAYER_US
     return found
-
-
-def _given_up_us(d: Draft, settling: Sequence[str], paused: Sequence[str]) -> dict[str, int]:
-    """Per item whose sound is complete, when no more is waited for the player's word on it."""
-    silent_us = _silent_until_us(d)
-    if paused and d.s.playback[paused[0]].complete:
-        left_us = silent_us[paused[0]] + PAUSED_PLAYER_US
-        silent_us |= dict.fromkeys(paused, left_us)
-    elif paused:
-        settling = [*settling, *paused]
-    return {
-        key: until_us
-        for key, until_us in silent_us.items()
-        if d.s.playback[key].complete and key not in settling
-    }
 
 
 def expire(d: Draft) -> None:
