@@ -18,8 +18,9 @@ SCHEMAS = Path(__file__).parents[2] / "schemas"
 
 
 async def audit(scene: "Scene") -> None:
-    """Everything that the scene heard, and all that the sessions keep. Raises AssertionError."""
-    sessions = sorted({one["session_id"] for one in scene.tape.events if one["session_id"]})
+    """Everything that the scene heard, and all that its sessions keep. Raises AssertionError."""
+    told = {one["session_id"] for one in scene.tape.events if one["session_id"]}
+    sessions = sorted(told - scene.tape.before)
     # A session process that died may have kept what it did not live to publish, and the tape may
     # have missed what the next one said before the tape had found it.
     lives: dict[int | None, set[str]] = {}

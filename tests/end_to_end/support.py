@@ -67,6 +67,8 @@ class Tape:
         transports = endpoints.transports() or (0,)
         self._publishers = len(shards) + len(transports)
         self._welcomed: set[str] = set()
+        self.before: frozenset[str] = frozenset()
+        """Sessions of earlier tests: one that failed may have left them as they should not be."""
         self._loop = asyncio.get_running_loop()
         lanes = [b"event/", b"cancel/", b"raw/"]
         sockets.subscriber([endpoints.events(n) for n in shards], lanes, self._heard)
@@ -109,6 +111,8 @@ class Tape:
     async def ready(self) -> None:
         """Until each publisher has confirmed the subscription."""
         await self.until(lambda: len(self._welcomed) >= self._publishers, "all welcomes")
+        welcomes = [one for one in self.events if one["kind"] == "welcome"]
+        self.before = frozenset(name for one in welcomes for name in one["data"]["heads"])
 
     def of(self, session_id: str, kind: str | None = None) -> list[Header]:
         """The numbered events of a session, in the order in which they came."""

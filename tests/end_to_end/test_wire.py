@@ -1,5 +1,6 @@
 """What the processes say to each other follows the published schemas, as it passes on the wire."""
 
+import asyncio
 import contextlib
 import json
 from collections import Counter
@@ -32,6 +33,7 @@ SEEN = {
     "worker-down": {"welcome", "call", "acked", "heartbeat"},
 }
 """What one conversation with tools and an interruption must show at least."""
+AMPLE_S = 20.0
 
 
 class Wire:
@@ -40,6 +42,10 @@ class Wire:
     def __init__(self) -> None:
         self.seen: dict[str, Counter[str]] = {plane: Counter() for plane in SEEN}
         self.faults: set[str] = set()
+
+    def lacking(self) -> dict[str, set[str]]:
+        """What should have passed and has not."""
+        return {plane: kinds - set(self.seen[plane]) for plane, kinds in SEEN.items()}
 
     def check(self, plane: str) -> Messages:
         """A listener for one direction."""
@@ -97,7 +103,11 @@ async def test_link_calls_and_workers_speak_as_published(cell: Stack, acts: Acts
             await caller.session.interrupt()
             await caller.event("interrupted")
             await caller.turn("tally and weather")
+        # The last of it comes after the last event.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(AMPLE_S):
+                while any(wire.lacking().values()):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
 
     assert not wire.faults
-    lacking = {plane: kinds - set(wire.seen[plane]) for plane, kinds in SEEN.items()}
-    assert not any(lacking.values()), f"not seen: {lacking}; seen: {wire.seen}"
+    assert not any(wire.lacking().values()), f"not seen: {wire.lacking()}; seen: {wire.seen}"
