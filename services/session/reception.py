@@ -6,6 +6,7 @@ decides, and the reply is made out when the journal has it.
 
 import asyncio
 import sqlite3
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 import msgspec
@@ -244,15 +245,18 @@ class Reception:
             return
         self._waited.discard(command.id)
         if tools.missing:
-            known = ", ".join(sorted(self._house.pool.catalogue)) or "none"
-            raise Refused(
-                "tool_unavailable",
-                f"no worker offers {wait_for} (there are: {known}); see voicebus status",
-                after_ms=1000,
-            )
+            raise self._unavailable(tools.missing, after_ms=1000)
         if not self._house.pool.known:
             warnings.append("no tool pool answers: this session has no tools")
         self._begin(command, config, warnings, tools, translator)
+
+    def _unavailable(self, missing: Iterable[str], after_ms: int | None = None) -> Refused:
+        known = ", ".join(sorted(self._house.pool.catalogue)) or "none"
+        return Refused(
+            "tool_unavailable",
+            f"no worker offers {', '.join(missing)} (there are: {known}); see voicebus status",
+            after_ms=after_ms,
+        )
 
     def _wait_over(self, command: c.Command) -> None:
         self._opening.pop(command.id, None)
@@ -347,7 +351,7 @@ class Reception:
             raise Refused("unsupported", cannot)
         tools = configuration.resolve(config.tools, self._house.pool.catalogue)
         if "tools" in data.config and tools.missing:
-            raise Refused("tool_unavailable", f"no worker offers {', '.join(tools.missing)}")
+            raise self._unavailable(tools.missing)
         self._house.feed(
             conversation,
             i.UpdateRequested(

@@ -122,6 +122,10 @@ async def test_what_does_not_exist_is_named_with_what_is_near(cell: Stack) -> No
         assert (code, "get_wether" in text) == ("tool_unavailable", True), text
         code, text = await refused("open", {"config": {"provider": "opnai"}})
         assert (code, "openai" in text) == ("unsupported", True), text
+        code, text = await refused(
+            "update", {"config": {"tools": ["get_wether"]}}, session_id=caller.id
+        )
+        assert (code, "get_wether (there are: " in text) == ("tool_unavailable", True), text
         code, text = await refused("update", {"config": {"voise": "x"}}, session_id=caller.id)
         assert (code, "did you mean voice?" in text) == ("bad_request", True), text
         code, text = await refused("interrupt", session_id=UNKNOWN_SESSION)
