@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,15 +244,17 @@ async def _offered(
             return found
 
 
-def _where(server: settings.McpServer) -> StdioServerParameters | str:
+def where(name: str, server: settings.McpServer) -> StdioServerParameters | str:
+    """Its address, or what starts it. Raises CannotStart if there is no such program."""
     if server.url is not None:
         return server.url
     program, *arguments = shlex.split(server.command or "")
-    return StdioServerParameters(
-        command=program,
-        args=arguments,
-        env=confine.environment(os.environ, server.environment),
-    )
+    environment = confine.environment(os.environ, server.environment)
+    if shutil.which(program, path=environment.get("PATH")) is None:
+        raise CannotStart(
+            f"[mcp.{name}] command: there is no program {program!r}; install it, or name its path"
+        )
+    return StdioServerParameters(command=program, args=arguments, env=environment)
 
 
 async def serve(runtime: Runtime[ToolhostSettings]) -> None:
@@ -263,7 +266,7 @@ async def serve(runtime: Runtime[ToolhostSettings]) -> None:
     try:
         async with contextlib.AsyncExitStack() as open_ones:
             async with asyncio.timeout(CONNECT_S):
-                client = await open_ones.enter_async_context(Client(_where(server)))
+                client = await open_ones.enter_async_context(Client(where(name, server)))
                 specs = await _offered(client, server, runtime.log)
             bridge = Bridge(client, specs, server, result_bytes=file.limits.result_kb * 1024)
             await _follow(runtime, bridge)

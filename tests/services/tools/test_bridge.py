@@ -14,6 +14,8 @@ import pytest
 pytest.importorskip("mcp", reason="the MCP SDK is not installed: pip install 'voicebus[mcp]'")
 
 from tests.services.tools.conftest import Cell
+from voicebus.services.runtime import CannotStart
+from voicebus.services.tools import bridge, settings
 
 LITTLE = Path(__file__).parent / "samples" / "little_mcp.py"
 COMMAND = shlex.join([sys.executable, str(LITTLE)])
@@ -111,6 +113,13 @@ async def test_a_server_that_ends_is_started_again(bridged: Cell) -> None:
 
     assert died.status == "crashed"
     assert added.status == "ok"
+
+
+def test_a_server_whose_program_is_not_there_is_told_by_its_name() -> None:
+    server = settings.McpServer(command="no-such-program --x")
+
+    with pytest.raises(CannotStart, match=r"\[mcp.little\] command: .* 'no-such-program'; install"):
+        bridge.where("little", server)
 
 
 async def test_a_server_gets_no_key_and_ends_with_its_host(bridged: Cell) -> None:
