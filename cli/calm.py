@@ -14,6 +14,7 @@ from voicebus.bus.messages.base import BadMessage
 from voicebus.bus.messages.system import State
 from voicebus.bus.sockets import Sockets
 from voicebus.client import ClientError, RealtimeClient
+from voicebus.services.supervisor import Silent, Supervisor
 
 Sessions = list[dict[str, Any]]
 
@@ -39,7 +40,10 @@ async def until(
     tell_at = begun + FIRST_TELL_S
     async with RealtimeClient(endpoints, deadline_s=ANSWER_S) as client:
         while True:
-            known |= await _answers(client, known)
+            answers = await _answers(client, known)
+            if known.keys() - answers.keys() and not is_supervised(endpoints):
+                known = {}  # nobody brings them back
+            known |= answers
             found = [session for sessions in known.values() for session in sessions]
             now = time.monotonic()
             if met(found) or now - begun >= within_s:
@@ -48,6 +52,14 @@ async def until(
                 tell_at = now + TELL_S
                 tell(found)
             await asyncio.sleep(LOOK_S)
+
+
+def is_supervised(endpoints: Endpoints) -> bool:
+    """Whether there is a supervisord, answering or not."""
+    try:
+        return Supervisor(endpoints.run_dir).pid() is not None
+    except (Silent, OSError):
+        return True
 
 
 async def _answers(client: RealtimeClient, known: Iterable[int]) -> dict[int, Sessions]:

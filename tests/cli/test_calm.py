@@ -46,6 +46,7 @@ async def test_conversations_of_a_session_process_that_is_away_are_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(calm, "ANSWER_S", 1.0)  # of the one that is away
+    monkeypatch.setattr(calm, "is_supervised", lambda endpoints: True)
     with testing.run_folder() as folder, Sockets() as sockets:
         endpoints = Endpoints(folder)
         first = Shard(sockets, endpoints, 0)
@@ -70,3 +71,22 @@ async def test_conversations_of_a_session_process_that_is_away_are_waited_for(
 
         assert while_away == [1, 1]
         assert await waiting == []
+
+
+async def test_nobody_waits_for_a_session_process_that_no_supervisord_brings_back() -> None:
+    with testing.run_folder() as folder, Sockets() as sockets:
+        endpoints = Endpoints(folder)
+        first = Shard(sockets, endpoints, 0)
+        first.sessions = [CALL]
+        told = asyncio.Event()
+
+        def is_over(found: calm.Sessions) -> bool:
+            told.set()
+            return not found
+
+        waiting = asyncio.create_task(calm.until(endpoints, is_over, 600.0, lambda found: None))
+        async with asyncio.timeout(PATIENCE_S):
+            await told.wait()
+            first.go()
+
+            assert await waiting == []
