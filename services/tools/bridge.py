@@ -6,9 +6,11 @@ ends. It ends itself when its server is gone: its calls end as crashed, and it b
 
 import asyncio
 import contextlib
+import logging
 import os
 import shlex
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from mcp import Client, MCPError, StdioServerParameters, types
 
 from voicebus.bus.messages import events, work
 from voicebus.config.settings import ToolhostSettings
+from voicebus.services.pace import Pace
 from voicebus.services.runtime import CannotStart, Runtime, run
 from voicebus.services.tools import confine, offer, settings
 from voicebus.services.tools.membership import Membership
@@ -29,6 +32,9 @@ CONNECT_S = 60.0
 """A server that is installed when it is first started takes its time."""
 DRAIN_S = 5.0
 WORDS_LIMIT = 2000
+SDK_LOGGERS = ("mcp", "client")
+SAID_EVERY_S = 1.0
+SAID_LIMIT = 300
 
 _cancels = msgspec.json.Decoder(events.Cancel)
 
@@ -257,21 +263,57 @@ def where(name: str, server: settings.McpServer) -> StdioServerParameters | str:
     return StdioServerParameters(command=program, args=arguments, env=environment)
 
 
+class Said(logging.Handler):
+    """What the SDK says of its server: each thing once a second, in a line. A server that floods
+    its standard output would push everything else out of the log."""
+
+    def __init__(self, log: Log, server: str) -> None:
+        super().__init__(logging.WARNING)
+        self._log = log
+        self._server = server
+        self._pace = Pace(SAID_EVERY_S)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Into the log, or nowhere."""
+        if self._pace.is_due((record.name, record.msg), time.monotonic()):
+            error = record.exc_info[1] if record.exc_info else None
+            self._log.warning(
+                "mcp.said",
+                server=self._server,
+                what=record.getMessage()[:SAID_LIMIT],
+                error=None if error is None else str(error)[:SAID_LIMIT],
+            )
+
+
 async def serve(runtime: Runtime[ToolhostSettings]) -> None:
     """Until told to stop, or until the server is gone."""
     own = runtime.settings
     file = settings.load(Path(own.tools_file) if own.tools_file else None)
     name, server = list(file.mcp.items())[runtime.instance]
     runtime.waiting(f"the MCP server '{name}' does not answer")
+    for logger in map(logging.getLogger, SDK_LOGGERS):
+        logger.propagate = False
+        logger.addHandler(Said(runtime.log, name))
+    loop = asyncio.get_running_loop()
+    stopping = loop.create_task(runtime.stopping.wait())
     try:
         async with contextlib.AsyncExitStack() as open_ones:
-            async with asyncio.timeout(CONNECT_S):
+            async with asyncio.timeout(CONNECT_S) as limit:
+                # Killed while it waits it would leave its server behind.
+                stopping.add_done_callback(lambda _: _at_once(limit, loop.time()))
                 client = await open_ones.enter_async_context(Client(where(name, server)))
                 specs = await _offered(client, server, runtime.log)
             bridge = Bridge(client, specs, server, result_bytes=file.limits.result_kb * 1024)
             await _follow(runtime, bridge)
     except (OSError, TimeoutError, MCPError, ExceptionGroup) as error:
+        if runtime.stopping.is_set():
+            return
         raise CannotStart(f"the MCP server '{name}' gives no answer: {error!r}") from None
+
+
+def _at_once(limit: asyncio.Timeout, now: float) -> None:
+    with contextlib.suppress(RuntimeError):  # it has been left already
+        limit.reschedule(now)
 
 
 async def _follow(runtime: Runtime[ToolhostSettings], bridge: Bridge) -> None:

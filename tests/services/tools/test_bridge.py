@@ -1,6 +1,9 @@
 """MCP servers as workers: their tools beside the others, with the same deadlines and outcomes."""
 
+import asyncio
+import contextlib
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -120,6 +123,49 @@ def test_a_server_whose_program_is_not_there_is_told_by_its_name() -> None:
 
     with pytest.raises(CannotStart, match=r"\[mcp.little\] command: .* 'no-such-program'; install"):
         bridge.where("little", server)
+
+
+async def test_a_server_that_floods_leaves_the_log_readable(folder: Path) -> None:
+    flood = shlex.join(["sh", "-c", f"exec 3>&1; yes garbage >&3 & exec {COMMAND}"])
+    async with pool(folder, f"command = {flood!r}\ntimeout_s = 30.0") as cell:
+        async with asyncio.timeout(60):
+            while not cell.log_of("toolhost", "Failed to parse"):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+        assert not cell.log_of("toolhost", "Traceback")
+
+
+async def test_a_host_that_stops_takes_a_server_along_that_never_answered(folder: Path) -> None:
+    tools_file = folder / "tools.toml"
+    tools_file.write_text('[mcp.mute]\ncommand = "sleep 1000"\n')
+    cell = Cell(folder, settings={"VOICEBUS_TOOLHOST_TOOLS_FILE": str(tools_file)})
+    try:
+        cell.start("dispatcher")
+        cell.start("toolhost")
+        cell.follow()
+        await cell.until(lambda: "echo" in cell.catalogue)
+        host = psutil.Process(cell.processes["toolhost-0"].pid)
+        async with asyncio.timeout(30):
+            while not (mute := _mutes_below(host)):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+        cell.kill("toolhost-0", signal.SIGTERM)
+
+        left = psutil.wait_procs(mute, timeout=10)[1]
+        for one in left:
+            one.kill()
+        assert left == []
+    finally:
+        cell.close()
+
+
+def _mutes_below(host: psutil.Process) -> list[psutil.Process]:
+    found = []
+    for one in host.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if one.cmdline() == ["sleep", "1000"]:
+                found.append(one)
+    return found
 
 
 async def test_a_server_gets_no_key_and_ends_with_its_host(bridged: Cell) -> None:
