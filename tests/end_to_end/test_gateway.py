@@ -146,8 +146,12 @@ async def test_an_interrupt_flushes_the_sound(door: Door) -> None:
         )
         await one.ask("interrupt")
         interrupted = await one.event("interrupted")
-        kinds = [(head["kind"], head.get("responses")) for head, _ in one.sound]
-        at = kinds.index(("flush", [turn]))
+
+        def flushed() -> list[int]:
+            heads = [(head["kind"], head.get("responses")) for head, _ in one.sound]
+            return [at for at, head in enumerate(heads) if head == ("flush", [turn])]
+
+        at = (await one.until(flushed, "the flush"))[0]
         heard = await one.event("assistant_heard")
         await one.hang_up()
 
