@@ -5,7 +5,8 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -47,18 +48,27 @@ def folder() -> Iterator[Path]:
         yield path
 
 
+@asynccontextmanager
+async def serving(
+    folder: Path, command: list[str], environment: dict[str, str]
+) -> AsyncIterator[Cell]:
+    """A dispatcher that knows the worker's tool."""
+    cell = Cell(folder)
+    try:
+        cell.start("dispatcher")
+        cell.start_stranger(command, environment)
+        cell.follow()
+        await cell.until(lambda: "shout" in cell.catalogue)
+        yield cell
+    finally:
+        cell.close()
+
+
 @pytest.mark.parametrize("language", COMMANDS)
 async def test_a_worker_in_any_language_serves_calls(
     need: Need, folder: Path, language: str
 ) -> None:
-    environment = need(language)
-    cell = Cell(folder)
-    try:
-        cell.start("dispatcher")
-        cell.start_stranger(COMMANDS[language], environment)
-        cell.follow()
-        await cell.until(lambda: "shout" in cell.catalogue)
-
+    async with serving(folder, COMMANDS[language], need(language)) as cell:
         answered = await cell.run("shout", text="hello", times=2)
         wrong = await cell.run("shout", times=2)
         stopped = await cell.running("shout", text="later", seconds=60)
@@ -70,8 +80,6 @@ async def test_a_worker_in_any_language_serves_calls(
         assert wrong.status == "invalid_arguments"
         assert (await cell.outcome(stopped)).status == "cancelled"
         assert late.status == "timeout"
-    finally:
-        cell.close()
 
 
 @pytest.mark.parametrize("language", ["node", "c"])
@@ -118,14 +126,7 @@ def test_the_shortest_worker_keeps_every_rule_that_a_quick_tool_can_break(
 async def test_the_shortest_worker_answers_or_says_what_is_wrong(
     need: Need, folder: Path, language: str
 ) -> None:
-    environment = need(language)
-    cell = Cell(folder)
-    try:
-        cell.start("dispatcher")
-        cell.start_stranger(SHORT[language], environment)
-        cell.follow()
-        await cell.until(lambda: "shout" in cell.catalogue)
-
+    async with serving(folder, SHORT[language], need(language)) as cell:
         answered = await cell.run("shout", text="grüß dich")
         wrong = await cell.run("shout", text="")
 
@@ -135,8 +136,6 @@ async def test_the_shortest_worker_answers_or_says_what_is_wrong(
         assert wrong.status == "invalid_arguments"
         assert wrong.failure is not None
         assert "text" in wrong.failure.message
-    finally:
-        cell.close()
 
 
 def test_the_endpoint_that_strangers_connect_to_follows_from_the_run_folder(folder: Path) -> None:
