@@ -43,6 +43,13 @@ def system(role: str, instance: int, what: str) -> bytes:
     return f"system/{role}/{instance}/{what}".encode()
 
 
+def owner(prefix: bytes) -> str:
+    """The one session that a subscription covers, "" for that of more than one. On the system lane
+    the role."""
+    covered = parse(prefix + b"?")
+    return covered.owner if covered else ""
+
+
 def parse(topic: bytes) -> Topic | None:
     """The parts, or None if this is not a topic of ours."""
     parts = topic.decode("utf-8", "replace").split("/", 2)

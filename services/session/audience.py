@@ -79,11 +79,10 @@ class Audience:
             for one in self._conversations()
             if _covers(topic, f"event/{one.session_id}/".encode())
         }
-        owner = topics.parse(topic + b"?")
         header = {
             "v": 1,
             "kind": "welcome",
-            "session_id": owner.owner if owner else "",
+            "session_id": topics.owner(topic),
             "inc": self._inc,
             "at_us": self._now_us(),
             "data": Welcome(heads=heads),

@@ -28,10 +28,10 @@ from voicebus.bus.messages import events, work
 from voicebus.bus.sockets import CancelWatch
 from voicebus.services.tools import confine, pipe, schema
 from voicebus.services.tools.api import Cancelled, ToolContext
+from voicebus.services.tools.bounds import PROGRESS_LIMIT
 from voicebus.services.tools.toolbox import Tool
 
 PROGRESS_EVERY_S = 0.05
-PROGRESS_LIMIT = 500
 MESSAGE_LIMIT = 2000
 TOMBSTONES = 256
 DEPTH_LIMIT = 200

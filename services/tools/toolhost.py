@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import msgspec
 import psutil
 
+from voicebus.bus import topics
 from voicebus.bus.frames import Codec
 from voicebus.bus.messages import events, work
 from voicebus.bus.messages.base import BadMessage, encode
@@ -66,7 +67,7 @@ class Toolhost:
         if self._runtime.instance == 0:
             # It watches everybody else.
             health = self._runtime.endpoints.state("health", 0)
-            topic = b"system/health/0/state"
+            topic = topics.system("health", 0, "state")
             self._runtime.sockets.subscriber([health], [topic], self._health_spoke)
 
     async def welcomed(self) -> None:

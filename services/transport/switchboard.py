@@ -280,8 +280,7 @@ class Switchboard:
             self._runtime.publish_system("refused", encode(told))
 
     def _subscribed(self, topic: bytes) -> None:
-        owner = topics.parse(topic + b"?")
-        welcome = SoundWelcome(session_id=owner.owner if owner else "", inc=self._runtime.inc)
+        welcome = SoundWelcome(session_id=topics.owner(topic), inc=self._runtime.inc)
         self._publisher.publish(topic, [encode(welcome)])
         for call in self._calls.values():
             call.is_recorded = call.is_recorded or call.topic_in.startswith(topic)

@@ -40,6 +40,22 @@ def test_no_bytes_break_the_reader(topic: bytes) -> None:
     topics.parse(topic)
 
 
+@pytest.mark.parametrize(
+    ("prefix", "owner"),
+    [
+        (b"", ""),
+        (b"audio", ""),
+        (b"event/", ""),
+        (f"event/{SID}".encode(), ""),  # the beginning of others, too
+        (f"event/{SID}/".encode(), SID),
+        (f"audio/{SID}/out".encode(), SID),
+        (b"elsewhere/s0-x/", ""),
+    ],
+)
+def test_a_subscription_tells_whose_it_is(prefix: bytes, owner: str) -> None:
+    assert topics.owner(prefix) == owner
+
+
 def test_the_prefix_of_one_session_never_covers_another() -> None:
     # s1-… and s11-…: the slash after every element is what keeps them apart.
     tail = ids.ulid()

@@ -4,6 +4,7 @@ from typing import assert_never
 
 from voicebus.bus.messages import work
 from voicebus.services.tools import offer
+from voicebus.services.tools.bounds import PROGRESS_LIMIT
 from voicebus.services.tools.dispatch import breaker, choice, endings, expectation
 from voicebus.services.tools.dispatch.effects import (
     Effect,
@@ -16,8 +17,6 @@ from voicebus.services.tools.dispatch.state import Call, Key, State, Worker
 
 PROGRESS_A_SECOND = 40
 """More for a call is left out. Tool hosts tell half as many, which may come late and together."""
-PROGRESS_LIMIT = 500
-"""Characters of it."""
 LEFT_LIMIT = 256
 """So many workers that left, or were replaced, are remembered."""
 
