@@ -136,8 +136,12 @@ class Socket:
     def _listen(self) -> None:
         loop = self._sockets.loop
         if self._receive is not None and loop is not None:
-            loop.add_reader(self._raw.FD, self._drain)
+            loop.add_reader(self._raw.FD, self._signalled)
             self._rearm(force=True)
+
+    def _signalled(self) -> None:
+        if not self._due:  # else it would be drained twice before the others have their turn
+            self._drain()
 
     def _drain(self) -> None:
         self._due = False
