@@ -33,7 +33,7 @@ run: $(VENV)/.with-speech flite
 
 test: FLITE_MISSING := 0
 test: $(VENV)/.with-dev flite chromium
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(WORKERS) --no-loadscope-reorder
 
 chaos: MINUTES ?= 10
 chaos: CALLS ?= 10000

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 HERE = Path(__file__).parent
 THROUGH_PROCESSES = (
@@ -19,6 +21,22 @@ NEW_CELL = "new cell"
 """The property of a report that says why a shared cell was made anew before its test."""
 
 
+class Together(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives a worker whole files: what a test may share, or see of another, stays in its file.
+
+    xdist's own `loadgroup` does nothing from pytest 9.2 on, and says nothing of it.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0].removeprefix(f"{HERE.name}/")
+        return next((folder for folder in TOGETHER if file.startswith(folder)), file)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:
+    """For `make test`, which runs several at a time."""
+    return Together(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test through real processes gets two more chances, and the report says why it took them.
 
@@ -26,12 +44,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     The pure tests have no such excuse and no such chance.
     """
     for item in items:
-        file = item.path.relative_to(HERE).as_posix()
-        if file.startswith(THROUGH_PROCESSES):
+        if item.path.relative_to(HERE).as_posix().startswith(THROUGH_PROCESSES):
             item.add_marker(pytest.mark.flaky(reruns=2))
-        # For `make test`, which runs several at a time.
-        group = next((one for one in TOGETHER if file.startswith(one)), file)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
