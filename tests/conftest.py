@@ -41,11 +41,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A test through real processes gets two more chances, and the report says why it took them.
 
     Machines are shared: a starved process is no fault of the code. What fails three times, fails.
-    The pure tests have no such excuse and no such chance.
+    The pure tests have no such excuse and no such chance. They come last: small files at the end
+    keep all workers busy until it is there.
     """
-    for item in items:
-        if item.path.relative_to(HERE).as_posix().startswith(THROUGH_PROCESSES):
-            item.add_marker(pytest.mark.flaky(reruns=2))
+    items.sort(key=lambda item: not _is_through_processes(item))
+    for item in filter(_is_through_processes, items):
+        item.add_marker(pytest.mark.flaky(reruns=2))
+
+
+def _is_through_processes(item: pytest.Item) -> bool:
+    return item.path.relative_to(HERE).as_posix().startswith(THROUGH_PROCESSES)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
