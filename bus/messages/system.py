@@ -28,7 +28,8 @@ class State(Message, frozen=True, kw_only=True):
 class ProcessReport(Message, frozen=True, kw_only=True):
     """What happened to a process: the health listener tells of those of supervisord, on
     `system/health/0/process`, a tool host of its own and of a frozen health listener, on
-    `system/toolhost/<n>/process`."""
+    `system/toolhost/<n>/process`, the dispatcher of that listener alone, on
+    `system/dispatcher/0/process`."""
 
     v: int = 1
     inc: str

@@ -32,11 +32,18 @@ from voicebus.services.tools.dispatch.events import (
     WorkerUnreachable,
 )
 from voicebus.services.tools.dispatch.state import Limits, fresh
+from voicebus.services.tools.waking import Waker, Watchman
 
 RESULT_LIMIT_BYTES = 1024 * 1024
 """What a worker may send as a result; tool hosts refuse much less."""
 DRAIN_S = 0.2
 """Outcomes that have been told need a moment to leave."""
+
+LOOK_S = 0.5
+"""How often it is looked whether the health listener was stopped."""
+SECOND_S = 2.5
+"""A tool host wakes the listener earlier, unless it was stopped together with it: each of the two
+waits for the other then."""
 
 _sessions: frames.Codec[work.ANY_TO_DISPATCHER] = frames.Codec(
     work.ANY_TO_DISPATCHER, what="session to dispatcher"
@@ -256,12 +263,24 @@ def _route(peer: str) -> Route:
 async def serve(runtime: Runtime[DispatcherSettings]) -> None:
     """Until told to stop."""
     dispatcher = Dispatcher(runtime)
+    watching = asyncio.create_task(_watch_the_watchman(runtime))
     runtime.ready()
     await runtime.stopping.wait()
+    watching.cancel()
     runtime.draining("the last outcomes are being told")
     dispatcher.drain()
     await asyncio.sleep(DRAIN_S)
     dispatcher.close()
+
+
+async def _watch_the_watchman(runtime: Runtime[DispatcherSettings]) -> None:
+    """For ever: the second one who wakes the health listener."""
+    watchman = Watchman(runtime)
+    waker = Waker(runtime, found_s=SECOND_S)
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(LOOK_S)
+        waker.look(watchman.pids(), loop.time())
 
 
 def main() -> NoReturn:

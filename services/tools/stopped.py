@@ -4,8 +4,9 @@
        ▲                        │
        └───────────it runs──────┘
 
-The health listener watches the processes of supervisord; a tool host watches its own children, and
-the listener. One that is stuck in a tool's code is no business of this: its call has a limit.
+The health listener watches the processes of supervisord; a tool host watches its own children.
+Tool host and dispatcher both watch the listener. One that is stuck in a tool's code is no business
+of this: its call has a limit.
 """
 
 from collections.abc import Collection
@@ -31,7 +32,8 @@ class Seen:
 class Watch:
     """Who is stopped, and since when."""
 
-    def __init__(self) -> None:
+    def __init__(self, found_s: float = FOUND_S) -> None:
+        self._found_s = found_s
         self._since_s: dict[int, float] = {}
         self._told_s: dict[int, float] = {}
         self._killed: set[int] = set()
@@ -50,7 +52,7 @@ class Watch:
         for pid in stopped:
             stopped_s = now_s - self._since_s.setdefault(pid, now_s)
             if pid not in self._told_s:
-                if stopped_s >= FOUND_S:
+                if stopped_s >= self._found_s:
                     self._told_s[pid] = now_s
                     seen.append(Seen(pid, "frozen", stopped_s))
             elif pid not in self._killed and now_s - self._told_s[pid] >= GRACE_S:

@@ -4,25 +4,19 @@ import asyncio
 import contextlib
 import itertools
 import os
-import signal
-import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
-import psutil
 
-from voicebus.bus import topics
-from voicebus.bus.frames import Codec
 from voicebus.bus.messages import events, work
-from voicebus.bus.messages.base import BadMessage, encode
-from voicebus.bus.messages.system import ProcessReport, State
 from voicebus.config.settings import ToolhostSettings
 from voicebus.services.runtime import CannotStart, Runtime, run
-from voicebus.services.tools import confine, process, runner, settings, stopped
+from voicebus.services.tools import confine, process, runner, settings
 from voicebus.services.tools.bridges import Bridges
 from voicebus.services.tools.membership import Membership
 from voicebus.services.tools.pool import Key, Lane, Pool, PoolSettings
+from voicebus.services.tools.waking import Waker, Watchman
 
 BEAT_S = 0.25
 LOOK_BEATS = 2
@@ -31,7 +25,6 @@ FAREWELL_S = 0.5
 GONE_S = 5.0
 """A killed runner that takes so long to die is stuck in the kernel: no one can wait it out."""
 
-_states: Codec[State] = Codec(State, what="state")
 _cancels = msgspec.json.Decoder(events.Cancel)
 
 
@@ -47,8 +40,8 @@ class Toolhost:
         # Only the first host has them: each server once.
         self._servers = list(file.mcp) if runtime.instance == 0 else []
         self._bridges: Bridges | None = None
-        self._stopped = stopped.Watch()
-        self._health_pid: int | None = None
+        self._waker = Waker(runtime)
+        self._watchman: Watchman | None = None
 
     async def start(self) -> None:
         """Import the tools, join the pool. Raises CannotStart."""
@@ -65,10 +58,7 @@ class Toolhost:
         # those that do not look begins at once, also when the dispatcher is away.
         self._runtime.sockets.subscriber(_publishers(self._runtime), [b"cancel/"], self._cancelled)
         if self._runtime.instance == 0:
-            # It watches everybody else.
-            health = self._runtime.endpoints.state("health", 0)
-            topic = topics.system("health", 0, "state")
-            self._runtime.sockets.subscriber([health], [topic], self._health_spoke)
+            self._watchman = Watchman(self._runtime)
 
     async def welcomed(self) -> None:
         """Until the dispatcher knows us."""
@@ -82,7 +72,7 @@ class Toolhost:
             for one in self._memberships.values():
                 one.beat()
             if beats % LOOK_BEATS == 0:
-                self._look()
+                self._waker.look(self._watched(), asyncio.get_running_loop().time())
             if self._runtime.stopping.is_set():
                 continue  # it says that it is draining
             if all(one.is_welcome.is_set() for one in self._memberships.values()):
@@ -113,48 +103,9 @@ class Toolhost:
         server = self.pool.server_pid()
         if server is not None:
             found[server] = f"{me}/forkserver"
-        if self._health_pid is not None:
-            found[self._health_pid] = "health-0"
+        if self._watchman is not None:
+            found |= self._watchman.pids()
         return found
-
-    def _look(self) -> None:
-        watched = self._watched()
-        now_s = asyncio.get_running_loop().time()
-        for seen in self._stopped.looked([pid for pid in watched if _is_stopped(pid)], now_s):
-            if seen.pid not in watched:
-                continue  # it has ended, which is told elsewhere
-            self._tell(watched[seen.pid], seen)
-            if seen.what != "recovered":
-                number = signal.SIGCONT if seen.what == "frozen" else signal.SIGKILL
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(seen.pid, number)
-
-    def _health_spoke(self, frames: list[bytes]) -> None:
-        with contextlib.suppress(BadMessage, psutil.Error):
-            state, _ = _states.decode(frames[1:])
-            # Its number may be a stranger's by now.
-            is_ours = psutil.Process(state.pid).ppid() == os.getppid()
-            self._health_pid = state.pid if is_ours else None
-
-    def _tell(self, name: str, seen: stopped.Seen) -> None:
-        why = {
-            "frozen": "it was stopped",
-            "recovered": "it runs again",
-            "killed": "it was still stopped after it had been woken",
-        }[seen.what]
-        report = ProcessReport(
-            inc=self._runtime.inc,
-            process=name,
-            pid=seen.pid,
-            what=seen.what,
-            why=why,
-            silent_ms=round(seen.stopped_s * 1000),
-            at_us=time.time_ns() // 1000,
-        )
-        self._runtime.publish_system("process", encode(report))
-        log = self._runtime.log
-        tell = log.info if seen.what == "recovered" else log.warning
-        tell(f"process.{seen.what}", process=name, pid=seen.pid, why=why)
 
     # --- what the pool reports ---
 
@@ -189,13 +140,6 @@ class Toolhost:
             cancel = _cancels.decode(frames[1])
             for call_id in cancel.call_ids:
                 self.pool.cancel((cancel.session_id, call_id), cancel.reason)
-
-
-def _is_stopped(pid: int) -> bool:
-    with contextlib.suppress(psutil.Error):
-        # Not a debugger's stop: whoever looks into a tool is not disturbed.
-        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
-    return False
 
 
 def _publishers(runtime: Runtime[Any]) -> list[str]:

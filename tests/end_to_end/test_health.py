@@ -138,6 +138,27 @@ def test_the_watchman_is_watched(cell: Stack) -> None:
     cell.wait_ready("health-0")
 
 
+def test_the_watchman_and_who_watches_it_are_woken_when_both_are_stopped(cell: Stack) -> None:
+    both = ("toolhost-0", "health-0")
+    before = cell.pids()
+
+    async def story() -> None:
+        async with scene(cell) as one, reports(cell) as told:
+            caller = await one.caller()
+            for name in both:
+                os.kill(before[name], signal.SIGSTOP)
+            await told.of("toolhost-0", "recovered", within_s=60)
+            await caller.turn("nap")
+
+            assert not caller.found("tool_call_failed")
+
+    asyncio.run(story())
+
+    assert cell.pids() == before
+    for name in both:
+        cell.wait_ready(name)
+
+
 def test_a_fork_server_that_stays_stopped_is_replaced(cell: Stack) -> None:
     async def story() -> None:
         async with scene(cell) as one, reports(cell, "toolhost") as told:

@@ -39,3 +39,12 @@ def test_each_is_counted_for_itself() -> None:
 
     assert watch.looked([7, 8], 11.5) == [Seen(7, "frozen", 1.5)]
     assert watch.looked([8], 12.5) == [Seen(7, "recovered", 2.5), Seen(8, "frozen", 1.5)]
+
+
+def test_a_second_watch_is_more_patient_than_the_first() -> None:
+    watch = Watch(found_s=2.5)
+    watch.looked([7], 10.0)
+
+    assert watch.looked([7], 12.25) == []
+    assert watch.looked([7], 12.5) == [Seen(7, "frozen", 2.5)]
+    assert watch.looked([7], 13.5) == [Seen(7, "killed", 3.5)]
