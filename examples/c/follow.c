@@ -178,10 +178,16 @@ int main(int count, char **words) {
     if (zmq_connect(commands, text))
         fail(text);
 
-    while (!over) {
+    for (int silent = 0; !over;) {
         zmq_pollitem_t ready[] = {{events, 0, ZMQ_POLLIN, 0}, {commands, 0, ZMQ_POLLIN, 0}};
         if (zmq_poll(ready, 2, 500) < 0)
             fail("poll");
+        silent = ready[0].revents || ready[1].revents ? 0 : silent + 1;
+        if (silent == 4) /* two seconds, and a session process says something each second */
+            fprintf(stderr,
+                    "nothing answers at ipc://%s/session-%d.events: is voicebus up, and is that its run folder? "
+                    "still waiting\n",
+                    words[1], home);
         json_t *message = NULL;
         if (ready[0].revents && (message = receive(events, 1)))
             came(message, true);

@@ -4,6 +4,10 @@ const { randomUUID } = require("node:crypto");
 const { Dealer, Subscriber } = require("zeromq");
 const { Lane } = require("./gaps.js");
 
+const QUIET_MS = 2000; // a session process says something each second
+const nothingAt = (endpoint) =>
+  `nothing answers at ${endpoint}: is voicebus up, and is that its run folder?`;
+
 /** Asks a session process. The same id is sent again until the one reply comes. */
 class Commands {
   constructor(endpoint) {
@@ -36,8 +40,8 @@ class Commands {
       if (reply?.ok) return reply.data;
       if (reply && !reply.error.retry)
         throw new Error(`${command} was refused (${reply.error.code}): ${reply.error.message}`);
-      if (Date.now() > end)
-        throw new Error(reply ? reply.error.message : `nobody answers at ${this.endpoint}`);
+      if (Date.now() > end) throw new Error(reply ? reply.error.message : nothingAt(this.endpoint));
+      if (!reply && pause === 1000) console.error(`${nothingAt(this.endpoint)} still waiting`);
       if (reply) await new Promise((resolve) => setTimeout(resolve, reply.error.after_ms ?? pause));
     }
   }
@@ -50,7 +54,7 @@ class Commands {
 /** `for await` gives each event of a session once, in order, until `session_closed`. */
 class Events {
   constructor(endpoint, session, commands, { lose = 0, tell = () => {} } = {}) {
-    Object.assign(this, { session, commands, lose, tell });
+    Object.assign(this, { endpoint, session, commands, lose, tell });
     this.lane = new Lane(session);
     this.askedAgain = 0;
     this.queue = [];
@@ -65,7 +69,9 @@ class Events {
   }
 
   async read() {
+    this.heard();
     for await (const frames of this.socket) {
+      this.heard();
       if (this.lose && JSON.parse(frames[1].toString()).seq === this.lose) {
         this.lose = 0; // as a full queue would
         continue;
@@ -76,6 +82,15 @@ class Events {
         this.heal();
       }
     }
+  }
+
+  /** Tells once of each silence. */
+  heard() {
+    clearTimeout(this.silence);
+    this.silence = setTimeout(
+      () => console.error(`${nothingAt(this.endpoint)} still waiting`),
+      QUIET_MS,
+    );
   }
 
   said({ ready, missing }) {
@@ -122,6 +137,7 @@ class Events {
   }
 
   close() {
+    clearTimeout(this.silence);
     this.socket.close();
   }
 }

@@ -23,6 +23,7 @@ my $events = $context->socket(ZMQ_SUB);
 $events->set(ZMQ_SNDHWM, 'int', 0);         # subscriptions are messages, too
 $events->subscribe("event/$session/");      # before connecting
 $events->connect("ipc://$run/session-$home.events");
+my ($heard_at, $warned) = (time, 0);
 my $commands = $context->socket(ZMQ_DEALER);
 $commands->set(ZMQ_LINGER, 'int', 0);
 $commands->connect("ipc://$run/session-$home.commands");
@@ -45,6 +46,11 @@ until ($over) {
         answered($json->decode($frames[-1]));
         $idle = 0;
     }
+    ($heard_at, $warned) = (time, 0) unless $idle;
+    # A session process says something each second.
+    warn "nothing answers at ipc://$run/session-$home.events: "
+        . "is voicebus up, and is that its run folder? still waiting\n"
+        if time - $heard_at > 2 && !$warned++;
     # No answer yet: again, with the same id.
     ask($request) if defined $request && time - $asked_at > 0.5;
     sleep 0.01 if $idle;

@@ -9,6 +9,8 @@ import uuid
 
 import zmq
 
+QUIET = 4  # polls of half a second without a word: a session process says something each second
+
 
 class Follower:
     """Every event of a session once, in order: what is missing is asked for again."""
@@ -30,18 +32,24 @@ class Follower:
         self.events.setsockopt(zmq.SNDHWM, 0)  # subscriptions are messages, too
         self.events.setsockopt(zmq.LINGER, 0)
         self.events.subscribe(f"event/{session}/")  # before connecting
-        self.events.connect(f"ipc://{run}/session-{home}.events")
+        self.home = f"ipc://{run}/session-{home}"
+        self.events.connect(f"{self.home}.events")
         self.commands = context.socket(zmq.DEALER)
         self.commands.setsockopt(zmq.LINGER, 0)
-        self.commands.connect(f"ipc://{run}/session-{home}.commands")
+        self.commands.connect(f"{self.home}.commands")
 
     def run(self) -> None:
         """Until the session is closed."""
         poller = zmq.Poller()
         poller.register(self.events, zmq.POLLIN)
         poller.register(self.commands, zmq.POLLIN)
+        silent = 0
         while not self.over:
             ready = dict(poller.poll(500))
+            silent = 0 if ready else silent + 1
+            if silent == QUIET:
+                advice = "is voicebus up, and is that its run folder? still waiting"
+                print(f"nothing answers at {self.home}.events: {advice}", file=sys.stderr)
             if self.events in ready:
                 frames = self.events.recv_multipart()
                 self.came(json.loads(frames[1]), live=True)

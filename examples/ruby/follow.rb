@@ -22,11 +22,11 @@ class Follower
     @events.setsockopt(ZMQ::LINGER, 0)
     @events.setsockopt(ZMQ::SNDHWM, 0)                      # subscriptions are messages, too
     @events.setsockopt(ZMQ::SUBSCRIBE, "event/#{session}/") # before connecting
-    @events.connect("ipc://#{run}/session-#{home}.events")
+    @home = "ipc://#{run}/session-#{home}"
+    @events.connect("#{@home}.events")
     @commands = @context.socket(ZMQ::DEALER)
     @commands.setsockopt(ZMQ::LINGER, 0)
-    @commands.setsockopt(ZMQ::LINGER, 0)
-    @commands.connect("ipc://#{run}/session-#{home}.commands")
+    @commands.connect("#{@home}.commands")
   end
 
   # Until the session is closed.
@@ -34,8 +34,12 @@ class Follower
     poller = ZMQ::Poller.new
     poller.register_readable(@events)
     poller.register_readable(@commands)
+    silent = 0
     until @over
       poller.poll(500)
+      silent = poller.readables.empty? ? silent + 1 : 0
+      # Two seconds, and a session process says something each second.
+      warn "nothing answers at #{@home}.events: is voicebus up, and is that its run folder? still waiting" if silent == 4
       poller.readables.each do |socket|
         frames = []
         socket.recv_strings(frames)

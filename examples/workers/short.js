@@ -8,7 +8,7 @@ const tool = {
   parameters: { type: "object", properties: { text: { type: "string" } } },
 };
 const inc = require("node:crypto").randomBytes(4).toString("hex"), kept = new Map();
-let free = 1, received = 0, sending = Promise.resolve(); // kept: results that nobody acknowledged
+let free = 1, received = 0, silent = 0, sending = Promise.resolve(); // kept: results that nobody acknowledged
 const socket = new Dealer({ routingId: `short.${inc}`, linger: 200 });
 socket.connect(`ipc://${require("node:path").resolve(process.argv[2])}/tools.workers`);
 const say = (message) => // one at a time, in order
@@ -29,11 +29,13 @@ const hear = {
   if (!free && !kept.size) return say({ kind: "bye" }).then(() => socket.close());
   const unacked = [...kept.values()].map(({ session_id, call_id }) => ({ session_id, call_id }));
   say({ kind: "hello", name: "short", inc, pid: process.pid, capacity: 1, tools: [tool], unacked, free, received });
+  if (++silent === 8) console.error(`nothing answers at ${socket.lastEndpoint}: is voicebus up there? still waiting`);
   setTimeout(beat, 250);
 })();
 (async () => {
   for await (const [frame] of socket) {
     const message = JSON.parse(frame.toString());
+    silent = 0;
     hear[message.kind]?.(message, `${message.session_id}/${message.call_id}`);
   }
 })();

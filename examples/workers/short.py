@@ -14,8 +14,8 @@ INC = os.urandom(4).hex()
 ME = {"kind": "hello", "name": "short", "inc": INC, "pid": os.getpid(), "capacity": 1}
 socket = zmq.Context().socket(zmq.DEALER)
 socket.setsockopt(zmq.ROUTING_ID, f"short.{INC}".encode())
-socket.connect(f"ipc://{os.path.abspath(sys.argv[1])}/tools.workers")
-free, received, kept = 1, 0, {}  # kept: results that nobody has acknowledged
+socket.connect(at := f"ipc://{os.path.abspath(sys.argv[1])}/tools.workers")
+free, received, silent, kept = 1, 0, 0, {}  # kept: results that nobody has acknowledged
 
 
 def run(tool: str, args: dict[str, str]) -> dict[str, object]:
@@ -29,7 +29,10 @@ while free or kept:
     unacked = [{"session_id": session, "call_id": call} for session, call in kept]
     told = {"tools": [TOOL], "unacked": unacked, "free": free, "received": received}
     socket.send_json({**ME, **told})
+    if (silent := silent + 1) == 8:
+        print(f"nothing answers at {at}: is voicebus up there? still waiting", file=sys.stderr)
     while socket.poll(250):
+        silent = 0
         message = socket.recv_json()
         key = message.get("session_id"), message.get("call_id")
         if message["kind"] == "call":

@@ -149,6 +149,7 @@ int main(int count, char **words) {
 	zmq_setsockopt(dealer, ZMQ_ROUTING_ID, name, strlen(name));
 	zmq_connect(dealer, endpoint);
 	double heard_at = 0, said_at = 0;
+	int unanswered = 0;
 	while (!draining || json_object_size(running) || json_object_size(unacked)) {
 		zmq_pollitem_t item = {dealer, 0, ZMQ_POLLIN, 0};
 		while (zmq_poll(&item, 1, 20) > 0) {
@@ -174,6 +175,9 @@ int main(int count, char **words) {
 		welcome = welcome && now() - heard_at < 2;
 		if (now() - said_at >= (welcome ? 0.25 : 0.5)) {
 			said_at = now();
+			unanswered = welcome ? 0 : unanswered + 1;
+			if (unanswered == 4)
+				fprintf(stderr, "nothing answers at %s: is voicebus up there? still waiting\n", endpoint);
 			if (welcome)
 				say(json_pack("{ss so}", "kind", "heartbeat", "running", refs(running)));
 			else

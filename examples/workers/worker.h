@@ -44,15 +44,17 @@ static int serve(const char *run_folder, const char *worker, const struct tool *
 	for (const struct tool *one = tools; one->name; one++)
 		json_array_append_new(offered, json_loads(one->declaration, 0, NULL));
 	const char *key, *kind, *session, *call, *name;
-	for (int places = 1, received = 0; places || json_object_size(kept);) {
+	for (int places = 1, received = 0, silent = 0; places || json_object_size(kept);) {
 		json_t *refs = json_array(), *args;
 		json_object_foreach(kept, key, result) json_array_append_new(refs, json_pack("{sO sO}", "session_id",
 			json_object_get(result, "session_id"), "call_id", json_object_get(result, "call_id")));
 		say(dealer, json_pack("{ss ss ss si si sO so si si}", "kind", "hello", "name", worker, "inc", inc, "pid", getpid(),
 			"capacity", 1, "tools", offered, "unacked", refs, "free", places, "received", received));
+		if (++silent == 8)
+			fprintf(stderr, "nothing answers at %s: is voicebus up there? still waiting\n", at);
 		while (zmq_poll(&(zmq_pollitem_t){dealer, 0, ZMQ_POLLIN, 0}, 1, 250) > 0) {
 			zmq_msg_t frame;
-			zmq_msg_init(&frame);
+			zmq_msg_init(&frame), silent = 0;
 			zmq_msg_recv(&frame, dealer, 0);
 			json_t *message = json_loadb(zmq_msg_data(&frame), zmq_msg_size(&frame), 0, NULL);
 			zmq_msg_close(&frame);

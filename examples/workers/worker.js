@@ -15,10 +15,11 @@ const TOOL = {
 const CAPACITY = 2, LONGEST = 256 * 1024;
 const inc = randomBytes(4).toString("hex");
 const running = new Map(), unacked = new Map(), cancelled = new Map();
-let received = 0, welcome = false, draining = false, heardAt = 0, sending = Promise.resolve();
+let received = 0, unanswered = 0, welcome = false, draining = false, heardAt = 0, sending = Promise.resolve();
 
 const socket = new Dealer({ routingId: `node-shouter.${inc}`, linger: 200 });
-socket.connect(`ipc://${require("node:path").resolve(process.argv[2])}/tools.workers`);
+const at = `ipc://${require("node:path").resolve(process.argv[2])}/tools.workers`;
+socket.connect(at);
 
 const send = (kind, fields) => // one at a time, in order
   (sending = sending.then(() => socket.send(JSON.stringify({ kind, ...fields }))));
@@ -57,7 +58,7 @@ function begin(call) {
 }
 
 const hear = {
-  welcome() { welcome = true; credit(); for (const result of unacked.values()) send("result", result); },
+  welcome() { welcome = true; unanswered = 0; credit(); for (const result of unacked.values()) send("result", result); },
   call(message) { received += 1; begin(message); },
   cancel(message) {
     cancelled.set(message.key, message.reason); // it may come before its call
@@ -74,7 +75,10 @@ async function main() {
     welcome &&= Date.now() - heardAt < 2000;
     if (draining && !running.size && !unacked.size) return send("bye").then(() => socket.close());
     if (welcome) send("heartbeat", { running: refs(running) });
-    else hello();
+    else {
+      hello();
+      if (++unanswered === 4) console.error(`nothing answers at ${at}: is voicebus up there? still waiting`);
+    }
     setTimeout(beat, welcome ? 250 : 500);
   })();
   for await (const [frame] of socket) {

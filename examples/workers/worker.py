@@ -20,12 +20,13 @@ INC = os.urandom(4).hex()
 
 socket = zmq.Context().socket(zmq.DEALER)
 socket.setsockopt(zmq.ROUTING_ID, f"python-shouter.{INC}".encode())
-socket.connect(f"ipc://{os.path.abspath(sys.argv[1])}/tools.workers")
+at = f"ipc://{os.path.abspath(sys.argv[1])}/tools.workers"
+socket.connect(at)
 
 running: dict[tuple[str, str], dict[str, Any]] = {}
 unacked: dict[tuple[str, str], dict[str, Any]] = {}  # results to keep until they are acknowledged
 cancelled: dict[tuple[str, str], str] = {}  # also those that came before their call
-received, welcome, draining, heard_at, said_at = 0, False, False, 0.0, 0.0
+received, unanswered, welcome, draining, heard_at, said_at = 0, 0, False, False, 0.0, 0.0
 
 
 def send(kind: str, **fields: Any) -> None:
@@ -115,4 +116,7 @@ while not (draining and not running and not unacked):
     if now - said_at >= (0.25 if welcome else 0.5):
         said_at = now
         send("heartbeat", running=names(running)) if welcome else hello()
+        unanswered = 0 if welcome else unanswered + 1
+        if unanswered == 4:
+            print(f"nothing answers at {at}: is voicebus up there? still waiting", file=sys.stderr)
 send("bye")

@@ -10,6 +10,7 @@ from queue import Queue
 
 import pytest
 
+from voicebus.bus import ids
 from voicebus.bus.messages.events import SessionClosed, UserTranscript
 from voicebus.bus.testing import run_folder
 from voicebus.cli.testing import Stack
@@ -63,6 +64,11 @@ class Example:
             if line.startswith(start):
                 return line
         raise AssertionError(f"it ended before {start!r}: {self.lines}, {self.errors()}")
+
+    def warning(self) -> str:
+        """The next line of its standard error."""
+        assert self.process.stderr is not None
+        return self.process.stderr.readline()
 
     def end(self) -> int:
         """Wait for its own end."""
@@ -156,6 +162,26 @@ async def test_a_session_that_nobody_knows_ends_it_with_what_the_owner_says(
         assert f"no session {unknown} here" in example.errors()
     finally:
         example.close()
+
+
+@pytest.mark.parametrize("language", COMMANDS)
+async def test_where_nothing_answers_it_says_so_and_waits(language: str, need: Need) -> None:
+    environment = need(language)
+    with run_folder() as folder:
+        session_id = ids.session_id(0)
+        example = Example([*COMMANDS[language], str(folder), session_id], environment)
+        try:
+            said = await asyncio.to_thread(example.warning)
+            with FakeCell(folder) as cell:
+                cell.log[session_id] = []
+                cell.publish(session_id, _said("here at last"), SessionClosed(reason="client"))
+
+                assert await asyncio.to_thread(example.end) == 0, example.errors()
+                at = f"ipc://{folder}/session-0.events"
+                assert said.startswith(f"nothing answers at {at}: is voicebus up")
+                assert "caller: here at last" in example.lines
+        finally:
+            example.close()
 
 
 @pytest.mark.parametrize("language", COMMANDS)

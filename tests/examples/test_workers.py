@@ -1,5 +1,6 @@
 """The example workers serve a real dispatcher, and keep the protocol."""
 
+import asyncio
 import json
 import os
 import shlex
@@ -136,6 +137,26 @@ async def test_the_shortest_worker_answers_or_says_what_is_wrong(
         assert wrong.status == "invalid_arguments"
         assert wrong.failure is not None
         assert "text" in wrong.failure.message
+
+
+@pytest.mark.parametrize(("language", "command"), [*COMMANDS.items(), *SHORT.items()])
+async def test_a_worker_says_where_it_waits_for_a_dispatcher(
+    need: Need, folder: Path, language: str, command: list[str]
+) -> None:
+    environment = need(language)
+    cell = Cell(folder)
+    try:
+        worker = cell.start_stranger(command, environment, stderr=subprocess.PIPE)
+        assert worker.stderr is not None
+        with worker.stderr as told:
+            said = (await asyncio.to_thread(told.readline)).decode()
+
+            assert said.startswith(f"nothing answers at {cell.endpoints.workers}: is voicebus up")
+            cell.start("dispatcher")
+            cell.follow()
+            await cell.until(lambda: "shout" in cell.catalogue)
+    finally:
+        cell.close()
 
 
 def test_the_endpoint_that_strangers_connect_to_follows_from_the_run_folder(folder: Path) -> None:

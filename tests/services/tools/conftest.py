@@ -194,10 +194,15 @@ class Cell:
         lines = self._log(role).read_text("utf-8", "replace").splitlines()
         return "\n".join(line for line in lines if any(word in line for word in words))
 
-    def start_stranger(self, command: list[str], env: dict[str, str] | None = None) -> None:
+    def start_stranger(
+        self, command: list[str], env: dict[str, str] | None = None, *, stderr: int | None = None
+    ) -> subprocess.Popen[bytes]:
         """A worker that knows nothing but the protocol."""
-        run_dir = str(self.endpoints.run_dir)
-        self.processes["stranger"] = subprocess.Popen([*command, run_dir], env=env or self._env)
+        process = subprocess.Popen(
+            [*command, str(self.endpoints.run_dir)], env=env or self._env, stderr=stderr
+        )
+        self.processes["stranger"] = process
+        return process
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> int:
         process = self.processes[name]
