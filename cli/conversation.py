@@ -112,11 +112,13 @@ class Conversation:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await self._playback.__aexit__(kind, error, trace)
-        await self.session.close()
-        if self._watching is not None:
-            await asyncio.wait([self._watching], timeout=FAREWELL_S)
-            self._watching.cancel()
+        try:
+            await self._playback.__aexit__(kind, error, trace)
+        finally:  # a file that cannot be written, say
+            await self.session.close()
+            if self._watching is not None:
+                await asyncio.wait([self._watching], timeout=FAREWELL_S)
+                self._watching.cancel()
 
     async def _watch(self, reader: Reader[Event]) -> None:
         while True:

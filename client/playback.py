@@ -32,7 +32,8 @@ class Playback:
         settled: Callable[[], None] = lambda: None,
     ) -> None:
         """`came` gets sound, ends and flushes the moment they arrive; `settled` is called each
-        time that everything announced so far has been heard or flushed."""
+        time that everything announced so far has been heard or flushed. When one of them raises,
+        nothing more is played, and `quiet` and the end of the context raise the same."""
         self._session = session
         self._heard = heard
         self._came = came
@@ -48,6 +49,7 @@ class Playback:
         self._grace: set[asyncio.TimerHandle] = set()
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._error: Exception | None = None
 
     @property
     def missing_ms(self) -> int:
@@ -62,6 +64,8 @@ class Playback:
     async def quiet(self) -> None:
         """Wait until everything that was announced has been heard or flushed."""
         await self._quiet.wait()
+        if self._error is not None:
+            raise self._error
 
     async def __aenter__(self) -> Self:
         self._tasks = [
@@ -82,15 +86,30 @@ class Playback:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._apply(self._player.advance(self._time()))
+        self._do(self._tick)
         if self._timer is not None:
             self._timer.cancel()
+        if self._error is not None and error is None:
+            raise self._error
+
+    def _do(self, act: Callable[..., None], *what: Any) -> None:
+        """What may call the program's functions: what they raise is told where it waits for us."""
+        if self._error is not None:
+            return
+        try:
+            act(*what)
+        except Exception as error:
+            self._error = error
+            if not self._quiet.is_set():
+                self._quiet.set()
+                with contextlib.suppress(Exception):
+                    self._settled()
 
     async def _each(self, reader: Reader[Any], handle: Callable[[Any], None]) -> None:
         while True:
             try:
                 async for one in reader:
-                    handle(one)
+                    self._do(handle, one)
                 return
             except Lagged:
                 continue  # the player shows it as a hole
@@ -131,7 +150,7 @@ class Playback:
     def _later(self, act: Callable[[], None]) -> None:
         def run() -> None:
             self._grace.discard(handle)
-            act()
+            self._do(act)
 
         handle = asyncio.get_running_loop().call_later(GRACE_S, run)
         self._grace.add(handle)
@@ -161,7 +180,7 @@ class Playback:
         deadline = self._player.deadline()
         if deadline is not None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(deadline + 0.0005, self._tick)
+            self._timer = loop.call_at(deadline + 0.0005, self._do, self._tick)
         if not self._player.is_idle or self._due:
             self._quiet.clear()
         elif not self._quiet.is_set():

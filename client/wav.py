@@ -1,6 +1,5 @@
 """WAV files: what a caller says from one, what a caller heard into one."""
 
-import contextlib
 import wave
 from array import array
 from dataclasses import dataclass
@@ -103,13 +102,15 @@ class WavWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = self.path.open("wb")
         except OSError as error:
-            raise BadSound(f"cannot write {self.path}: {error.strerror}") from None
+            raise self._unwritable(error) from None
         self._wave = wave.open(self._file, "wb")  # noqa: SIM115
         self._wave.setnchannels(1)
         self._wave.setsampwidth(2)
 
     def write(self, played: Played) -> None:
-        """Sound that was heard. The first piece decides the file's rate; all have the same."""
+        """Sound that was heard. The first piece decides the file's rate; all have the same.
+
+        Raises BadSound when the disk is full, say."""
         rate = RATE_HZ[played.format]
         if not self._rate_hz:
             self._set_rate(rate)
@@ -119,20 +120,28 @@ class WavWriter:
         self._add(to_pcm16(played.samples, played.format))
 
     def close(self) -> None:
-        """Complete the file; it is a valid WAV also if nothing was heard."""
+        """Complete the file; it is a valid WAV also if nothing was heard. Raises BadSound."""
         if not self._rate_hz:
             self._set_rate(PCM16_HZ)
-        with contextlib.suppress(OSError):
-            self._wave.close()
-        self._file.close()
+        try:
+            with self._file:
+                self._wave.close()
+        except OSError as error:
+            raise self._unwritable(error) from None
 
     def _set_rate(self, rate: int) -> None:
         self._rate_hz = rate
         self._wave.setframerate(rate)
 
     def _add(self, samples: bytes) -> None:
-        self._wave.writeframesraw(samples)
+        try:
+            self._wave.writeframesraw(samples)
+        except OSError as error:
+            raise self._unwritable(error) from None
         self.seconds += len(samples) / 2 / self._rate_hz
+
+    def _unwritable(self, error: OSError) -> BadSound:
+        return BadSound(f"cannot write {self.path}: {error.strerror}")
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,8 @@
 import asyncio
 from typing import Any
 
+import pytest
+
 from voicebus.bus.messages import events
 from voicebus.client import RealtimeClient, RealtimeSession
 from voicebus.client.playback import Playback
@@ -109,3 +111,26 @@ async def test_sound_that_was_announced_and_never_comes_holds_nobody_up_for_ever
         await settled.wait()
 
     assert reports(cell) == []
+
+
+@pytest.mark.parametrize("which", ["heard", "came", "settled"])
+async def test_what_a_function_of_the_programs_raises_reaches_the_program(
+    cell: FakeCell, client: RealtimeClient, which: str
+) -> None:
+    def fail(*what: Any) -> None:
+        raise OSError("no space left")
+
+    async def play(session: RealtimeSession) -> None:
+        async with Playback(session, **{which: fail}) as playback:
+            cell.publish(session.id, audio_done(40 * MILLISECOND))
+            await anext(session.events())
+            await asyncio.sleep(0)  # the player's own reader was woken with this one
+            cell.sound(session.id, b"\1\0" * 40 * MILLISECOND)
+            cell.end_sound(session.id, 40 * MILLISECOND)
+            with pytest.raises(OSError, match="no space left"):
+                await playback.quiet()
+
+    async with client.connect() as session:
+        await listened(cell, session)
+        with pytest.raises(OSError, match="no space left"):
+            await play(session)

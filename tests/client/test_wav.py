@@ -94,3 +94,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(BadSound, match="cannot write"):
         WavWriter(tmp_path / "file" / "a.wav")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a file that is always full")
+def test_a_full_disk_is_told_with_the_file() -> None:
+    with (
+        pytest.raises(BadSound, match="cannot write /dev/full: No space left on device"),
+        WavWriter("/dev/full") as file,
+    ):
+        file.write(Played("r1", "i1", "pcm16", bytes(48_000)))
