@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakSet
 
 from voicebus.bus import ids
 from voicebus.bus.endpoints import Endpoints
@@ -47,6 +48,8 @@ class RealtimeClient:
         self._made: Sockets | None = None
         self.commander = Commander(self.sockets, self.endpoints)
         self._shards = Shards(self.commander, self.endpoints, count=shards, only=shard)
+        self._sessions: WeakSet[RealtimeSession] = WeakSet()
+        """Those that were joined by this client, as long as somebody has them."""
 
     @property
     def shards(self) -> tuple[int, ...]:
@@ -108,6 +111,9 @@ class RealtimeClient:
 
     def close(self) -> None:
         """Close all sockets; sessions that were not closed end when their lease does."""
+        for session in list(self._sessions):
+            session.stop()
+        self.commander.close()
         if self._made is not None:
             self._made.close()
             self._made = None
@@ -142,7 +148,7 @@ class RealtimeClient:
         reply = await self._shards.open({"config": config}, self._deadline_s)
         opened = _opened(reply.data)
         session = RealtimeSession(self.sockets(), self.commander, opened, config=config)
-        return await _joined(session, session.close)
+        return await self._joined(session, session.close)
 
     async def _attach(
         self, session_id: str, rights: tuple[Right, ...], from_seq: int | None
@@ -150,6 +156,10 @@ class RealtimeClient:
         shard = ids.shard_of(session_id)
         if shard is None:
             raise ClientError(f"{session_id!r} is no session id (s<shard>-<26 characters>)")
+        if from_seq is not None and from_seq < 1:
+            raise ClientError(
+                f"from_seq is {from_seq}: events count from 1; None has only new ones"
+            )
         data = {"rights": list(rights)}
         opened = _opened(await self._ask(shard, "attach", data, session_id=session_id))
         state = await self._ask(shard, "snapshot", session_id=session_id)
@@ -163,7 +173,17 @@ class RealtimeClient:
             owns=False,
             rights=rights,
         )
-        return await _joined(session, session.detach)
+        return await self._joined(session, session.detach)
+
+    async def _joined(
+        self, session: RealtimeSession, leave: Callable[[], Awaitable[None]]
+    ) -> RealtimeSession:
+        self._sessions.add(session)
+        try:
+            return await session.joined()
+        except (ClientError, asyncio.CancelledError):
+            await leave()
+            raise
 
 
 class Joining(Awaitable[RealtimeSession]):
@@ -188,16 +208,6 @@ class Joining(Awaitable[RealtimeSession]):
     ) -> None:
         if self._session is not None:
             await self._session.__aexit__(kind, error, trace)
-
-
-async def _joined(
-    session: RealtimeSession, leave: Callable[[], Awaitable[None]]
-) -> RealtimeSession:
-    try:
-        return await session.joined()
-    except (ClientError, asyncio.CancelledError):
-        await leave()
-        raise
 
 
 def _opened(data: Any) -> Opened:

@@ -11,7 +11,7 @@ from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages.base import encode
 from voicebus.bus.messages.commands import Command, CommandError, Reply
 from voicebus.bus.sockets import Dealer, Frames, Sockets
-from voicebus.client.errors import CommandRefused, NobodyAnswers, NoReply
+from voicebus.client.errors import CommandRefused, NobodyAnswers, NoReply, what_to_ask
 from voicebus.client.logs import log
 
 FIRST_RETRY_S = 0.25
@@ -79,6 +79,12 @@ class Commander:
             raise CommandRefused(command, refused.code, refused.message, refused.retry)
         raise self._silence(shard, command, deadline_s)
 
+    def close(self) -> None:
+        """Disconnect; whoever waits gets no reply. What is asked afterwards connects again."""
+        for dealer in self._dealers.values():
+            dealer.close()
+        self._dealers.clear()
+
     async def _once(self, shard: int, id: str, frames: Frames, wait_s: float) -> Reply | None:
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[id] = reply
@@ -116,9 +122,7 @@ class Commander:
     def _silence(self, shard: int, command: str, deadline_s: float) -> NobodyAnswers | NoReply:
         where = self._endpoints.commands(shard)
         if shard not in self._heard:
-            return NobodyAnswers(
-                f"nobody answers at {where}: is session-{shard} running? (voicebus status)"
-            )
+            return NobodyAnswers(f"nobody answers at {where}: {what_to_ask(where, shard)}")
         return NoReply(
             f"session-{shard} did not answer {command} within {deadline_s:g} s; "
             "it may be restarting (voicebus status)"

@@ -37,13 +37,26 @@ class Lagged(ClientError):
     """
 
     def __init__(self, what: str, missed: int, first_kept: int | None) -> None:
-        behind = "" if first_kept is None else f"; going on at seq {first_kept}"
-        super().__init__(
-            f"this consumer of {what} was too slow and missed {missed}{behind}: "
-            "read faster, or fetch them with session.replay()"
-        )
+        """`first_kept`: the seq that it goes on with; None for what cannot be replayed."""
+        text = f"this consumer of {what} was too slow and missed {missed}"
+        if first_kept is None:
+            super().__init__(f"{text}: read faster")
+        else:
+            super().__init__(
+                f"{text}; going on at seq {first_kept}: "
+                "read faster, or fetch them with session.replay()"
+            )
         self.missed = missed
         self.first_kept = first_kept
+
+
+def what_to_ask(where: str, shard: int) -> str:
+    """What to look at when nobody answers at that address."""
+    if where.startswith("tcp://"):
+        return (
+            "does a relay listen there, and does it know this key? (its log names whom it refused)"
+        )
+    return f"is session-{shard} running? (voicebus status)"
 
 
 class BadSound(ClientError, ValueError):

@@ -26,6 +26,7 @@ from voicebus.client.errors import (
     CommandRefused,
     NobodyAnswers,
     SessionGone,
+    what_to_ask,
 )
 from voicebus.client.events import Event, RawEvent, decode_raw
 from voicebus.client.events import decode as decode_event
@@ -110,26 +111,30 @@ class RealtimeSession:
 
     async def joined(self, timeout_s: float = JOIN_S) -> Self:
         """Wait until the publisher has confirmed the subscription. Raises NobodyAnswers."""
-        waiting = asyncio.create_task(self._feed.welcomed.wait())
-        await asyncio.wait([waiting], timeout=timeout_s)
-        if not waiting.done():
-            waiting.cancel()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._feed.welcomed.wait()
+        except TimeoutError:
+            where = self._opened.events
             raise NobodyAnswers(
-                f"no welcome on {self._opened.events} within {timeout_s:g} s: "
-                f"is session-{self._shard} running? (voicebus status)"
-            )
+                f"no welcome on {where} within {timeout_s:g} s: {what_to_ask(where, self._shard)}"
+            ) from None
         return self
 
     async def close(self) -> None:
         """End the conversation, after the sound that was sent; wait for its last event."""
-        if not self._events.is_ended:
-            data = {"after_n": self._voice.sent} if self._voice.sent else {}
-            with contextlib.suppress(SessionGone, NobodyAnswers):
-                await self._goodbye(data)
-        await self.detach()
+        try:
+            if not self._events.is_ended:
+                await self._goodbye({"after_n": self._voice.sent} if self._voice.sent else {})
+        finally:
+            self.stop()  # also when this is cancelled: its pings would keep the session alive
 
     async def detach(self) -> None:
         """Stop listening; the conversation goes on while somebody keeps its lease."""
+        self.stop()
+
+    def stop(self) -> None:
+        """As `detach`, at once: readers end, nothing more is sent."""
         self._feed.close()
         self._pinging.cancel()
         for task in list(self._tasks):
@@ -147,15 +152,10 @@ class RealtimeSession:
         except ClientError as error:
             log.info("session.close_unanswered", session_id=self.id, why=str(error))
             return
-        last = asyncio.create_task(self._last_event())
-        await asyncio.wait([last], timeout=FAREWELL_S)
-        last.cancel()
-
-    async def _last_event(self) -> None:
-        reader = self._events.reader(from_now=True)
-        with contextlib.suppress(ClientError):
-            async for _ in reader:
-                pass
+        with contextlib.suppress(TimeoutError, ClientError):
+            async with asyncio.timeout(FAREWELL_S):
+                async for _ in self._events.reader(from_now=True):
+                    pass
 
     async def __aenter__(self) -> Self:
         return self
@@ -181,8 +181,8 @@ class RealtimeSession:
 
         With `rate_hz` 16-bit samples at that rate are resampled to the provider's (extra `audio`).
         The number of the last frame. Raises BadSound for half a sample. The transport gives no
-        reply to sound; it holds up to two seconds until the provider is ready.
-        Raises CommandRefused without the right to talk.
+        reply to sound; it holds up to two seconds until the provider is ready. Once the session is
+        over nothing is sent. Raises CommandRefused without the right to talk.
         """
         if "talk" not in self.rights:
             text = f"session {self.id} was joined without the right to talk; attach with it"
@@ -191,13 +191,15 @@ class RealtimeSession:
         if isinstance(sound, bytes | bytearray | memoryview):
             return self._say(bytes(sound), rate_hz)
         async for piece in sound:
-            if self._events.is_ended:
+            if self.is_over:
                 break
             self._sign()
             self._say(piece, rate_hz)
         return self._voice.sent
 
     def _say(self, samples: bytes, rate_hz: int | None) -> int:
+        if self.is_over:
+            return self._voice.sent
         wanted_hz = RATE_HZ[self._voice.format]
         if rate_hz is None or (rate_hz == wanted_hz and self._voice.format == "pcm16"):
             return self._voice.send(samples)

@@ -95,14 +95,14 @@ class Watch:
             await self._catch_up(self._session_id)
             if self._session_id in self._ended:
                 return
-        waiting = asyncio.create_task(self._welcomed.wait())
-        await asyncio.wait([waiting], timeout=timeout_s)
-        waiting.cancel()
-        if not self._welcomed.is_set():
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._welcomed.wait()
+        except TimeoutError:
             raise NobodyAnswers(
                 f"no welcome on {self._where} within {timeout_s:g} s: is Voicebus running there? "
                 "(voicebus status)"
-            )
+            ) from None
 
     def seen(self) -> Reader[Seen]:
         """What is seen, in each session's order."""

@@ -56,16 +56,6 @@ class House(Protocol):
     """Session -> the connection that holds it here."""
 
 
-class Line(Commander):
-    """A caller's own way to the sessions: what it asks fills nobody else's queue."""
-
-    def close(self) -> None:
-        """Disconnect."""
-        for dealer in self._dealers.values():
-            dealer.close()
-        self._dealers.clear()
-
-
 class Connection:
     """Made when a WebSocket comes; `run` returns when it is closed."""
 
@@ -82,7 +72,8 @@ class Connection:
         self._sound = Bucket(settings.sound_bytes_per_s)
         self._faults = Bucket(FAULTS_PER_S)
         self._asking: set[asyncio.Task[None]] = set()
-        self._line = Line(house.client.sockets, house.client.endpoints)
+        self._line = Commander(house.client.sockets, house.client.endpoints)
+        """The caller's own way to the sessions: what it asks fills nobody else's queue."""
         self._noticed_at = -NOTICE_S
         self._lost_ms = 0
         """Of the caller's sound, not told yet."""

@@ -1,15 +1,18 @@
 import asyncio
+from collections.abc import AsyncIterator
 
 import pytest
 
 from voicebus.bus.messages import events
 from voicebus.bus.messages.commands import CommandError
 from voicebus.client import (
+    ClientError,
     CommandRefused,
     NobodyAnswers,
     NoReply,
     RealtimeClient,
 )
+from voicebus.client.remote import Elsewhere
 from voicebus.client.testing import FakeCell
 
 OPENED = events.SessionOpened(session_id="s", provider="openai")
@@ -91,6 +94,12 @@ async def test_a_tool_that_does_not_exist_is_not_waited_for_twice(
 async def test_where_nobody_runs_the_error_names_the_socket_and_what_to_do(run_dir: str) -> None:
     async with RealtimeClient(run_dir, deadline_s=0.1) as client:
         with pytest.raises(NobodyAnswers, match=r"session-0\.commands.*voicebus status"):
+            await client.connect()
+
+
+async def test_where_no_relay_answers_the_error_speaks_of_the_relay() -> None:
+    async with RealtimeClient(Elsewhere("127.0.0.1", 1), deadline_s=0.1) as client:
+        with pytest.raises(NobodyAnswers, match=r"tcp://127\.0\.0\.1:2: does a relay listen"):
             await client.connect()
 
 
@@ -221,6 +230,75 @@ async def test_half_a_sample_is_refused_before_it_is_sent(
             await session.send_audio(b"\0\0\0")
 
     assert not cell.voice
+
+
+async def test_after_the_end_no_sound_is_sent(cell: FakeCell, client: RealtimeClient) -> None:
+    async def rest() -> AsyncIterator[bytes]:
+        yield bytes(960)
+
+    async with client.connect() as session:
+        await session.send_audio(bytes(960))
+
+    assert await session.send_audio(bytes(960)) == 1
+    assert await session.send_audio(rest()) == 1
+
+
+async def test_a_close_that_is_cancelled_keeps_no_session_alive(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    session = await client.connect()
+    cell.answers["close"] = lambda command: CommandError(code="busy", message="later", retry=True)
+    closing = asyncio.create_task(session.close())
+    await cell.until(lambda: bool(cell.asked("close")))
+    closing.cancel()
+    await asyncio.wait([closing])
+
+    assert session.is_over
+
+
+async def test_attaching_that_is_cancelled_leaves_no_task(
+    cell: FakeCell, client: RealtimeClient, run_dir: str
+) -> None:
+    session_id = cell.begin()
+    silent = f"ipc://{run_dir}/nobody"
+    cell.answers["attach"] = lambda command: {**cell.usual(command), "events": silent}
+    before = asyncio.all_tasks()
+    attaching = asyncio.ensure_future(client.attach(session_id))
+    while len(asyncio.all_tasks()) < len(before) + 2:  # noqa: ASYNC110 - it waits for the welcome
+        await asyncio.sleep(0)
+    attaching.cancel()
+    await asyncio.wait([attaching])
+    await asyncio.sleep(0)
+
+    assert asyncio.all_tasks() <= before
+
+
+async def test_closing_the_client_ends_what_was_joined_by_it(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    session = await client.connect()
+    reader = session.events()
+    client.close()
+
+    assert [event async for event in reader] == []
+    assert session.is_over
+
+
+async def test_a_client_that_was_closed_connects_again(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    for _ in range(2):
+        async with client, client.connect():
+            pass
+
+    assert len(cell.log) == 2
+
+
+async def test_events_before_the_first_are_not_waited_for(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    with pytest.raises(ClientError, match="from_seq is 0: events count from 1"):
+        await client.attach(cell.begin(), from_seq=0)
 
 
 async def test_the_assistants_sound_comes_in_order_with_its_end_and_flushes(
