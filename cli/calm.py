@@ -13,6 +13,7 @@ from voicebus.bus.frames import Codec
 from voicebus.bus.messages.base import BadMessage
 from voicebus.bus.messages.system import State
 from voicebus.bus.sockets import Sockets
+from voicebus.cli import processes
 from voicebus.client import ClientError, RealtimeClient
 from voicebus.services.supervisor import Silent, Supervisor
 
@@ -57,9 +58,11 @@ async def until(
 def is_supervised(endpoints: Endpoints) -> bool:
     """Whether there is a supervisord, answering or not."""
     try:
-        return Supervisor(endpoints.run_dir).pid() is not None
+        if Supervisor(endpoints.run_dir).pid() is not None:
+            return True
     except (Silent, OSError):
         return True
+    return processes.recorded_supervisor(endpoints.run_dir) is not None
 
 
 async def _answers(client: RealtimeClient, known: Iterable[int]) -> dict[int, Sessions]:

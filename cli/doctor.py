@@ -151,7 +151,10 @@ def _folder(run_dir: Path | None, environment: Mapping[str, str]) -> Iterator[Fi
         )
     elif found.is_running:
         bad = [f"{one.name} is {one.state}" for one in found.processes if one.state != "ready"]
-        if bad:
+        if not found.is_reachable:
+            mend = f"voicebus down --run-dir {folder}"
+            yield Finding("processes", "warning", found.note or "", mend)
+        elif bad:
             yield Finding("processes", "warning", ", ".join(bad), f"see the logs in {folder}")
         else:
             yield Finding("processes", "ok", f"running, supervisord is process {found.supervisor}")

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import xmlrpc.client
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,6 @@ from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.sockets import Sockets
 from voicebus.cli import calm, folders, stack
 from voicebus.cli.options import RunDir
-from voicebus.services.supervisor import Silent, Supervisor
 
 WAIT_S = 30.0
 
@@ -30,8 +28,9 @@ def down(
     """Stop all processes in order, after the last call; leave no process, socket or lock. Also
     after a crash."""
     folder = folders.choose(run_dir)
-    _wait(folder, wait)
-    ended = stack.stop(folder, _tell)
+    with stack.going_down(folder):
+        _wait(folder, wait)
+        ended = stack.stop(folder, _tell)
     if ended.processes:
         for straggler in ended.stragglers:
             print(f"ended by force: process {straggler}", file=sys.stderr)
@@ -42,18 +41,10 @@ def down(
 
 def _wait(folder: Path, within_s: float) -> None:
     """For the last conversation to end, and say how many did not."""
-    supervisor = Supervisor(folder)
-    try:
-        if supervisor.pid() is None:
-            return
-        programs = [stack.role_of(name) for name in supervisor.now()]
-    except (Silent, OSError, xmlrpc.client.Error):
+    shards = stack.shards(folder)
+    if not shards:
         return
-    left = asyncio.run(
-        _last(
-            Endpoints(folder), [number for role, number in programs if role == "session"], within_s
-        )
-    )
+    left = asyncio.run(_last(Endpoints(folder), shards, within_s))
     if left:
         verb = "is" if len(left) == 1 else "are"
         _tell(f"{_conversations(len(left))} {verb} cut: still open after {within_s:g} s")

@@ -1,6 +1,7 @@
 """Processes and files of a run folder: who holds a role, what was left behind, how it is ended."""
 
 import contextlib
+import os
 import stat
 import time
 from collections.abc import Iterable
@@ -14,6 +15,10 @@ OURS = ("voicebus", "supervisord")
 """What the command line of a process that we may end contains."""
 UP_LOCK = "up.lock"
 """Held by the command that starts or stops the stack, for as long as that takes."""
+DOWN_LOCK = "down.lock"
+"""Held by the command that ends the stack, from when it lets no new calls in."""
+COMMANDS = frozenset({UP_LOCK, DOWN_LOCK})
+"""Locks that are no role's."""
 TERM_S = 5.0
 KILL_S = 3.0
 
@@ -22,7 +27,7 @@ def holders(run_dir: Path) -> dict[str, int]:
     """Role and instance -> the process that holds its lock; 0 if it did not say which."""
     found: dict[str, int] = {}
     for path in sorted(run_dir.glob("*.lock")):
-        if path.name == UP_LOCK:
+        if path.name in COMMANDS:
             continue
         pid = locks.holder(path)
         if pid is not None:
@@ -41,15 +46,23 @@ def find(pid: int) -> psutil.Process | None:
 
 
 def recorded_supervisor(run_dir: Path) -> psutil.Process | None:
-    """The supervisord that the run folder's pid file names, if it lives and is one."""
+    """The supervisord that the run folder's pid file names, if it lives and is this folder's: the
+    file may be older than the machine's last start, and its number another one's by now."""
     try:
         pid = int((run_dir / "supervisord.pid").read_text("ascii"))
-    except (OSError, ValueError):
+        process = find(pid)
+        if process is None or not any("supervisord" in word for word in process.cmdline()):
+            return None
+        return process if os.path.samefile(process.environ()["VOICEBUS_RUN"], run_dir) else None
+    except (OSError, ValueError, KeyError, psutil.Error):
         return None
-    process = find(pid)
-    if process is None or not any("supervisord" in word for word in process.cmdline()):
-        return None
-    return process
+
+
+def running_s(pid: int) -> int:
+    """How long ago it was started; 0 if it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return max(0, int(time.time() - psutil.Process(pid).create_time()))
+    return 0
 
 
 def family(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
@@ -138,5 +151,5 @@ def remains(run_dir: Path) -> list[Path]:
 def sweep(run_dir: Path) -> None:
     """Remove what remains of processes that are gone. Call it only when none of them lives."""
     for path in remains(run_dir):
-        if path.name != UP_LOCK:
+        if path.name not in COMMANDS:
             path.unlink(missing_ok=True)

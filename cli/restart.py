@@ -13,7 +13,7 @@ import typer
 from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages.system import State
-from voicebus.cli import calm, folders, stack
+from voicebus.cli import calm, folders, processes, stack
 from voicebus.cli.options import RunDir
 from voicebus.cli.problems import Problem
 from voicebus.config import loader
@@ -87,6 +87,12 @@ class Restart:
         except (Silent, OSError, xmlrpc.client.Error) as error:
             raise Problem(f"supervisord in {run_dir} gives no answer: {error}") from None
         if not self._programs:
+            recorded = processes.recorded_supervisor(run_dir)
+            if recorded is not None:
+                raise Problem(
+                    f"{stack.out_of_reach(run_dir, recorded.pid)}; `voicebus down` ends it after "
+                    "the last call, and `voicebus up` starts it anew"
+                )
             raise Problem(
                 f"Voicebus does not run in {run_dir}; "
                 f"start it with `voicebus up --run-dir {run_dir}`"

@@ -22,7 +22,7 @@ from voicebus.cli import plan, processes
 from voicebus.cli.plan import Plan, Wish
 from voicebus.cli.problems import Problem
 from voicebus.services.runtime import prepare_folder
-from voicebus.services.supervisor import Program, Silent, Supervisor
+from voicebus.services.supervisor import SOCKET, Leaving, Program, Silent, Supervisor
 
 Tell = Callable[[str], None]
 
@@ -37,7 +37,10 @@ LOOK_S = 0.25
 BEACONS_S = 1.5
 """A role that runs says how it is at once to a new subscriber; who is silent for so long hangs."""
 STOP_S = 60.0
+SHUTDOWN_S = 120.0
+"""For all of them, where supervisord is told by a signal alone."""
 
+SAYS_NOTHING = "it runs but says nothing"
 STATE_LINE = '"event": "service.state"'
 """In a log line that only repeats what the state's `why` says."""
 
@@ -67,6 +70,11 @@ class StackStatus:
     """Its address; known to whoever started it."""
     page: str | None = None
     """Of the gateway, where there is one; known to whoever started it."""
+    note: str | None = None
+    """What is the matter with all of them together, and what to do: nobody supervises them,
+    supervisord cannot be reached, or somebody is ending them."""
+    is_reachable: bool = True
+    """Whether supervisord answers. Without it `processes` are those that hold a role."""
 
     @property
     def is_running(self) -> bool:
@@ -78,6 +86,7 @@ class StackStatus:
         """Whether each process that should run is ready."""
         return (
             self.supervisor is not None
+            and self.is_reachable
             and bool(self.processes)
             and all(one.state == "ready" for one in self.processes)
         )
@@ -148,11 +157,12 @@ def _alone(run_dir: Path) -> Iterator[None]:
 
 
 def _check_unused(run_dir: Path) -> None:
+    recorded = processes.recorded_supervisor(run_dir)
+    pid = None if recorded is None else recorded.pid
     try:
-        pid = Supervisor(run_dir).pid()
+        pid = Supervisor(run_dir).pid() or pid
     except Silent:
-        recorded = processes.recorded_supervisor(run_dir)
-        pid = recorded.pid if recorded is not None else 0
+        pid = pid or 0
     if pid is not None:
         raise Problem(
             f"Voicebus already runs in {run_dir} (supervisord is process {pid}); "
@@ -340,6 +350,28 @@ def stop(run_dir: Path, tell: Tell = silent) -> Ended:
         return _stop(run_dir, tell)
 
 
+@contextlib.contextmanager
+def going_down(run_dir: Path) -> Iterator[None]:
+    """While it is open, `status` says that the stack is being ended, and by whom. Only a sign:
+    a second command may do the same, and a full disk keeps nobody from it."""
+    lock = RoleLock(run_dir / processes.DOWN_LOCK)
+    with contextlib.suppress(AlreadyRunning, OSError):
+        lock.take()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def shards(run_dir: Path) -> list[int]:
+    """The session processes that there are, by supervisord's word, else by their locks."""
+    try:
+        names = [*Supervisor(run_dir).now()]
+    except (Silent, OSError, xmlrpc.client.Error):
+        names = [*processes.holders(run_dir)]
+    return [number for role, number in map(role_of, names) if role == "session"]
+
+
 def _stop(run_dir: Path, tell: Tell) -> Ended:
     supervisor = Supervisor(run_dir)
     recorded = processes.recorded_supervisor(run_dir)
@@ -353,8 +385,15 @@ def _stop(run_dir: Path, tell: Tell) -> Ended:
                 roots = [found]
                 known = processes.family(roots)
             _stop_in_order(supervisor, tell)
-            # Also for those that are just ending: they are not ended by force.
-            processes.outlive(known, processes.TERM_S)
+        elif roots:
+            tell(f"{out_of_reach(run_dir, roots[0].pid)}; it is told to stop by a signal")
+            processes.end(roots, term_s=SHUTDOWN_S)
+        # Also for those that are just ending: they are not ended by force.
+        processes.outlive(known if roots else (), processes.TERM_S)
+    except Leaving:
+        tell("supervisord is stopping the processes already; waiting for it")
+        processes.end(roots, term_s=SHUTDOWN_S)
+        processes.outlive(known, processes.TERM_S)
     except (Silent, OSError, xmlrpc.client.Error) as error:
         tell(f"supervisord gives no answer ({error}); ending its processes by themselves")
     strangers = []
@@ -401,20 +440,84 @@ def _stop_in_order(supervisor: Supervisor, tell: Tell) -> None:
 def status(run_dir: Path) -> StackStatus:
     """How each process is, from supervisord and from what the processes themselves say."""
     supervisor = Supervisor(run_dir)
+    going = _going(run_dir)
     try:
         pid = supervisor.pid()
         if pid is None:
-            return StackStatus(run_dir=run_dir, supervisor=None, processes=_orphans(run_dir))
+            return _unsupervised(run_dir, going, None)
         wanted = supervisor.wanted()
         programs = [one for one in supervisor.programs().values() if one.name in wanted or one.pid]
-    except (Silent, OSError, xmlrpc.client.Error):
-        return StackStatus(run_dir=run_dir, supervisor=None, processes=_orphans(run_dir))
+    except Leaving:
+        return _unsupervised(run_dir, going or "going down: supervisord was told to end", None)
+    except (Silent, OSError, xmlrpc.client.Error) as error:
+        return _unsupervised(run_dir, going, str(error))
     running = [one.name for one in programs if one.pid]
     states = asyncio.run(_beacons(Endpoints(run_dir), running))
     return StackStatus(
         run_dir=run_dir,
         supervisor=pid,
         processes=tuple(_combine(one, states.get(one.name)) for one in programs),
+        note=going,
+    )
+
+
+def _going(run_dir: Path) -> str | None:
+    """Who is ending the stack, and how far that is."""
+    with contextlib.suppress(OSError):
+        pid = locks.holder(run_dir / processes.DOWN_LOCK)
+        if pid is not None and locks.holder(run_dir / processes.UP_LOCK) is None:
+            return (
+                f"going down (process {pid}): no new calls are taken, those that are there are "
+                "waited for; to cut them: voicebus down --wait 0"
+            )
+        if pid is not None:
+            return f"going down (process {pid}): the processes are stopped one after the other"
+    return None
+
+
+def out_of_reach(run_dir: Path, pid: int, why: str | None = None) -> str:
+    """A supervisord that runs and does not answer: for a message."""
+    if why is None:
+        path = run_dir / SOCKET
+        why = f"nobody listens on {path}" if path.exists() else f"{path} was deleted"
+    return f"supervisord (process {pid}) runs but cannot be reached: {why}"
+
+
+def _unsupervised(run_dir: Path, going: str | None, why: str | None) -> StackStatus:
+    """What can be known without an answer of supervisord's."""
+    recorded = processes.recorded_supervisor(run_dir)
+    roles = processes.holders(run_dir) if run_dir.is_dir() else {}
+    if recorded is None:
+        orphans = tuple(
+            ProcessStatus(name=name, state="orphaned", pid=pid, why="no supervisord is there")
+            for name, pid in roles.items()
+        )
+        note = "no supervisord supervises these; end them with: voicebus down" if orphans else None
+        return StackStatus(run_dir=run_dir, supervisor=None, processes=orphans, note=going or note)
+    states = asyncio.run(_beacons(Endpoints(run_dir), list(roles)))
+    note = (
+        f"{out_of_reach(run_dir, recorded.pid, why)}; calls go on, and who dies is started again, "
+        "but frozen processes are not replaced and nothing can be restarted; "
+        "to mend it: voicebus down, then voicebus up"
+    )
+    return StackStatus(
+        run_dir=run_dir,
+        supervisor=recorded.pid,
+        processes=tuple(_holding(name, pid, states.get(name)) for name, pid in roles.items()),
+        note=going or note,
+        is_reachable=False,
+    )
+
+
+def _holding(name: str, pid: int, state: State | None) -> ProcessStatus:
+    """One of which only is known that it holds its role."""
+    speaks = state is not None and state.pid == pid
+    return ProcessStatus(
+        name=name,
+        state=state.state if state is not None and speaks else "silent",
+        pid=pid,
+        why=state.why if state is not None and speaks else SAYS_NOTHING,
+        running_s=processes.running_s(pid),
     )
 
 
@@ -432,7 +535,7 @@ def _combine(program: Program, state: State | None) -> ProcessStatus:
             name=program.name,
             state="silent" if program.running_s > BEACONS_S else "starting",
             pid=program.pid,
-            why="it runs but says nothing",
+            why=SAYS_NOTHING,
             running_s=program.running_s,
         )
     return ProcessStatus(
@@ -441,15 +544,6 @@ def _combine(program: Program, state: State | None) -> ProcessStatus:
         pid=program.pid,
         why=state.why,
         running_s=program.running_s,
-    )
-
-
-def _orphans(run_dir: Path) -> tuple[ProcessStatus, ...]:
-    if not run_dir.is_dir():
-        return ()
-    return tuple(
-        ProcessStatus(name=name, state="orphaned", pid=pid, why="no supervisord is there")
-        for name, pid in processes.holders(run_dir).items()
     )
 
 

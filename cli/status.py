@@ -31,11 +31,8 @@ def status(run_dir: RunDir = None, as_json: AsJson = False) -> None:
     else:
         for one in found.processes:
             print(f"{one.name:<14} {one.state:<10} {one.pid or '-':>8}  {one.why or ''}".rstrip())
-    if found.is_running and found.supervisor is None:
-        print(
-            "no supervisord supervises these; end them with: voicebus down",
-            file=sys.stderr,
-        )
+    if found.is_running and found.note is not None:
+        print(found.note, file=sys.stderr)
     if not found.is_running:
         raise typer.Exit(NOT_RUNNING)
     if not found.is_ready:

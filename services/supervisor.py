@@ -20,6 +20,10 @@ class Silent(RuntimeError):
     """supervisord is there but does not answer in time."""
 
 
+class Leaving(Silent):
+    """supervisord is stopping all processes, and answers nothing more."""
+
+
 class Program(NamedTuple):
     """A process as supervisord sees it."""
 
@@ -81,7 +85,7 @@ class Supervisor:
         except (FileNotFoundError, ConnectionError):
             return None
         except xmlrpc.client.Fault as fault:
-            raise Silent(f"supervisord is shutting down ({fault.faultString})") from None
+            raise Leaving(f"supervisord is shutting down ({fault.faultString})") from None
 
     def programs(self) -> dict[str, Program]:
         """All programs by name, in the order of their start. Raises Silent, OSError."""

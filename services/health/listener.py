@@ -31,6 +31,10 @@ URGENT_S = 0.03
 URGENT_ROUNDS = 100
 ANSWER_S = 2.0
 LOG_BYTES = 16_384
+BLIND = (
+    "supervisord cannot be reached, its socket supervisor.sock was deleted: frozen processes are "
+    "woken but not replaced; to mend it: voicebus down, then voicebus up"
+)
 ALIVE = frozenset({"STARTING", "RUNNING"})
 COMING = ALIVE | {"EXITED", "UNKNOWN"}
 PATIENCE = {"simulator": 3.0}
@@ -246,8 +250,11 @@ class Listener:
         except Silent:
             self._wake_supervisor()
             return {}
-        except Gone:
-            return {}  # it is ending; the runtime sees when it has
+        except Gone as error:
+            if isinstance(error, FileNotFoundError) and not self._is_shutting_down:
+                self._runtime.failing(BLIND)
+            return {}  # else it is ending; the runtime sees when it has
+        self._runtime.ready()
         for program in found.values():
             process = self._known(program.name)
             if process is None:

@@ -14,7 +14,8 @@ from voicebus.bus.messages.system import State
 from voicebus.cli import processes, stack
 from voicebus.cli.plan import Wish
 from voicebus.cli.problems import Problem
-from voicebus.services.supervisor import Supervisor
+from voicebus.cli.restart import Restart
+from voicebus.services.supervisor import Leaving, Supervisor
 
 Start = Callable[..., stack.StackStatus]
 ROLES = ["simulator-0", "transport-0", "session-0", "dispatcher-0", "toolhost-0", "health-0"]
@@ -182,6 +183,92 @@ def test_a_frozen_supervisord_does_not_stop_the_stop(start: Start, run_dir: Path
 
     stack.stop(run_dir)
 
+    assert testing.left_behind(run_dir) == []
+
+
+def test_without_its_socket_supervisord_is_said_to_be_out_of_reach_and_ended_in_order(
+    start: Start, run_dir: Path
+) -> None:
+    started = start()
+    assert started.supervisor is not None
+    family = processes.family([psutil.Process(started.supervisor)])
+    (run_dir / "supervisor.sock").unlink()
+
+    shown = stack.status(run_dir)
+    with pytest.raises(Problem, match=f"supervisord is process {started.supervisor}"):
+        start()
+    with pytest.raises(Problem, match=r"supervisor.sock was deleted; `voicebus down`"):
+        Restart(run_dir)
+    ended = stack.stop(run_dir)
+
+    assert {one.name: (one.state, one.pid) for one in shown.processes} == {
+        one.name: ("ready", one.pid) for one in started.processes
+    }
+    assert shown.supervisor == started.supervisor
+    assert not shown.is_ready
+    assert shown.note is not None
+    assert f"process {started.supervisor}" in shown.note
+    assert f"{run_dir / 'supervisor.sock'} was deleted" in shown.note
+    assert "voicebus down, then voicebus up" in shown.note
+    log = (run_dir / "supervisord.log").read_text().splitlines()
+    stopped = [line.split("stopped: ")[1].split()[0] for line in log if "stopped:" in line]
+    assert stopped == ROLES[::-1]
+    assert ended.stragglers == ()
+    assert testing.left_behind(run_dir, family) == []
+
+
+def test_a_supervisord_that_is_ending_by_itself_is_given_its_time(
+    start: Start, run_dir: Path
+) -> None:
+    started = start(simulator="deaf")
+    assert started.supervisor is not None
+    os.kill(started.supervisor, signal.SIGTERM)
+    while not _is_leaving(run_dir):
+        pass
+
+    shown = stack.status(run_dir)
+    ended = stack.stop(run_dir)
+
+    assert shown.note == "going down: supervisord was told to end"
+    assert ended.stragglers == ()
+    assert testing.left_behind(run_dir) == []
+
+
+def _is_leaving(run_dir: Path) -> bool:
+    try:
+        Supervisor(run_dir).pid()
+    except Leaving:
+        return True
+    return False
+
+
+def test_another_s_supervisord_is_none_of_this_folder(start: Start, run_dir: Path) -> None:
+    started = start()
+    with testing.run_folder() as other:
+        (other / "supervisord.pid").write_text(f"{started.supervisor}\n")
+
+        assert processes.recorded_supervisor(run_dir) is not None
+        assert processes.recorded_supervisor(other) is None
+        stack.stop(other)
+
+    assert stack.status(run_dir).is_ready
+    stack.stop(run_dir)
+
+
+def test_who_is_ending_the_stack_is_shown(start: Start, run_dir: Path) -> None:
+    start()
+
+    with stack.going_down(run_dir):
+        waits = stack.status(run_dir)
+        with RoleLock(run_dir / processes.UP_LOCK):
+            stops = stack.status(run_dir)
+
+    assert waits.note is not None
+    assert waits.note.startswith(f"going down (process {os.getpid()}): no new calls are taken")
+    assert stops.note is not None
+    assert "are stopped one after the other" in stops.note
+    assert stack.status(run_dir).note is None
+    stack.stop(run_dir)
     assert testing.left_behind(run_dir) == []
 
 

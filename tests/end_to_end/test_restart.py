@@ -14,7 +14,7 @@ from tests.end_to_end.support_gateway import free_port
 from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.sockets import Sockets
-from voicebus.cli import calm
+from voicebus.cli import calm, stack
 from voicebus.cli.problems import Problem
 from voicebus.cli.restart import Restart
 from voicebus.cli.testing import Stack
@@ -200,8 +200,13 @@ async def test_everything_is_replaced_by_one_command_while_a_call_goes_on(
         assert all(f"{name} is ready again" in err for name in after)
 
 
-async def test_down_waits_for_the_last_call_and_takes_no_new_one(start_stack: StartStack) -> None:
+@pytest.mark.parametrize("deleted", [(), ("supervisor.sock",)])
+async def test_down_waits_for_the_last_call_and_takes_no_new_one(
+    start_stack: StartStack, deleted: tuple[str, ...]
+) -> None:
     cell = await asyncio.to_thread(start_stack, scenario=SCENARIO)
+    for name in deleted:
+        (cell.run_dir / name).unlink()
     with Sockets() as sockets:
         line = Line(cell.endpoints, sockets)
         async with RealtimeClient(cell.run_dir) as client:
@@ -209,17 +214,22 @@ async def test_down_waits_for_the_last_call_and_takes_no_new_one(start_stack: St
             await caller.opened()
             waiting = asyncio.create_task(voicebus("down", "--run-dir", str(cell.run_dir)))
             await cell_state(cell, "draining")
+            shown = await asyncio.to_thread(stack.status, cell.run_dir)
             refused = await line.ask("open", {"config": {}})
             await caller.turn("one second")
             was_waiting = not waiting.done()
             await caller.close()
         code, out, err = await waiting
 
+    assert shown.note is not None
+    assert shown.note.startswith("going down")
+    assert "voicebus down --wait 0" in shown.note
     assert refused["error"]["code"] == "draining"
     assert was_waiting
     assert code == 0, err
     assert "has stopped" in out
     assert "are cut" not in err
+    assert "by force" not in err
     with Archive(cell.run_dir / "data" / "session-0.db") as archive:
         kept = archive.events(caller.id)
     assert conversation(kept) == []

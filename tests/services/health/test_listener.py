@@ -259,3 +259,16 @@ async def test_a_killed_listener_is_replaced_and_goes_on_telling(cell: Cell, ear
     died = await ear.report("session-0", "died")
 
     assert died.pid == pid
+
+
+async def test_a_listener_that_supervisord_is_out_of_reach_for_says_so(cell: Cell) -> None:
+    path = cell.run_dir / "supervisor.sock"
+    hidden = path.rename(cell.run_dir / "supervisor.hidden")
+    failing = await testing.next_state(
+        cell.endpoints, "health", 0, lambda one: one.state == "failing"
+    )
+    hidden.rename(path)
+    await testing.next_state(cell.endpoints, "health", 0, _ready)
+
+    assert failing.why is not None
+    assert "voicebus down, then voicebus up" in failing.why
