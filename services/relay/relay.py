@@ -354,6 +354,12 @@ class Relay:
             self._in_flight[name] = waiting + 1
             pending = Pending(command, route, until_s, self._shards_of(name, command))
             self._pending[key] = pending
+        elif pending.command != command:
+            # Replies carry nothing but the id, and what may be seen of one depends on its command.
+            first = pending.command.command
+            text = f"id {command.id} waits for the reply to {first}: use a new one"
+            self._refuse(route, command.id, "conflict", text)
+            return
         # Again with the same id: the newest route gets the one reply.
         pending.route, pending.until_s = route, until_s
         self._hand_over(name, pending, raw)

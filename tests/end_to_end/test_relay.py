@@ -144,6 +144,31 @@ async def test_another_s_session_is_closed_to_it_and_it_is_told(door: Door) -> N
         assert heard.empty(), "bob has heard what alice's session says"
 
 
+async def test_no_id_that_is_used_twice_shows_another_s_sessions(door: Door) -> None:
+    async with (
+        door.client("alice") as alice,
+        door.client("bob") as bob,
+        alice.connect() as mine,
+        bob.connect() as another,
+    ):
+        # The reply to the first waits for the journal, the second's does not.
+        frames = [
+            _command("send_text", id="one-id-for-both", session_id=mine.id, data={"text": "Hi"}),
+            _command("list", id="one-id-for-both"),
+        ]
+        replies: asyncio.Queue[Any] = asyncio.Queue()
+        dealer = alice.sockets().dealer(
+            f"tcp://{HOST}:{door.port + 1}", replies.put_nowait, name="twice"
+        )
+        for frame in frames:
+            dealer.send([frame])
+        async with asyncio.timeout(10):
+            told = [json.loads((await replies.get())[-1]) for _ in frames]
+
+    assert another.id not in json.dumps(told)
+    assert {one["error"]["code"] if one["error"] else "ok" for one in told} == {"ok", "conflict"}
+
+
 async def test_permissions_name_what_is_allowed(door: Door) -> None:
     async with door.client("board") as board, door.client("alice") as alice:
         session = await alice.connect()
