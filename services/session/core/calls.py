@@ -454,12 +454,12 @@ def _output(d: Draft, call_id: str, text: str | None = None) -> None:
     d.s.calls = with_(d.s.calls, call_id, call)
 
 
-def is_output(d: Draft, item: i.Item) -> bool:
-    """Whether this item is the output that we gave of a call."""
+def of_output(d: Draft, item: i.Item) -> Call | None:
+    """The call whose output, as we gave it, this item is."""
     if item.type != "function_call_output":
-        return False
+        return None
     call = d.s.calls.get(item.call_id or "")
-    return call is not None and call.told == "output"
+    return call if call is not None and call.told == "output" else None
 
 
 def _delete(d: Draft, call: Call) -> None:

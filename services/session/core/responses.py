@@ -22,7 +22,7 @@ from voicebus.bus.messages.events import (
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft, with_, without
-from voicebus.services.session.core.state import Create, Response
+from voicebus.services.session.core.state import Call, Create, Response
 
 ANNOUNCE_US = 10_000_000
 """A create that is neither announced nor refused for so long is given up."""
@@ -307,10 +307,10 @@ def _answers_automatic(d: Draft) -> Create | None:
     return automatic
 
 
-def output_stands(d: Draft) -> None:
-    """A tool's output stands in the conversation. The provider's own response that is active now
-    began before that and has not seen it, so that it does not answer it."""
-    response = active_default(d)
+def output_stands(d: Draft, call: Call) -> None:
+    """The output of this call stands in the conversation. The provider's own response that is
+    active now began before that and has not seen it, so that it does not answer it."""
+    response = active_default(d) or _missed_to_its_end(d, call)
     if response is None or (response.create is not None and not response.assumed):
         return
     changed = replace(response, missed=True, answers=None)
@@ -318,6 +318,20 @@ def output_stands(d: Draft) -> None:
     if response.answers is not None:
         # It waited for this response to begin; that is over.
         want_again(d, replace(response.answers, not_before_us=0))
+        pump(d)
+
+
+def _missed_to_its_end(d: Draft, call: Call) -> Response | None:
+    """The last response, if it was to answer an output that was under way when it began, and was
+    over when that arrived."""
+    if d.s.creating is not None:
+        return None  # asked for after the output, so that it sees it
+    known = reversed(d.s.responses.values())
+    last = next((response for response in known if not response.out_of_band), None)
+    if last is None or last.answers is None or last.interrupted:
+        return None
+    began_before = last.response_id == call.response_id or last.started_us < call.ended_us
+    return None if began_before else last
 
 
 def wrote(d: Draft, event: i.OutputItemAdded) -> None:

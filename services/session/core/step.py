@@ -156,8 +156,9 @@ def _input_committed(d: Draft, event: i.InputCommitted) -> None:
 
 
 def _item_added(d: Draft, event: i.ItemAdded) -> None:
-    if items.find(d.s, event.item.item_id) is None and calls.is_output(d, event.item):
-        responses.output_stands(d)
+    call = calls.of_output(d, event.item)
+    if call is not None and items.find(d.s, event.item.item_id) is None:
+        responses.output_stands(d, call)
     items.added(d, event)
 
 

@@ -772,13 +772,13 @@ def test_only_what_we_gave_of_a_call_is_its_output() -> None:
     d = Draft(stage.state, stage.now_us)
     kind = "function_call_output"
 
-    assert not calls.is_output(d, i.Item(item_id="o", type=kind, call_id="c1")), "not yet given"
+    assert not calls.of_output(d, i.Item(item_id="o", type=kind, call_id="c1")), "not yet given"
     stage.play(tool_ok("c2"))
     d = Draft(stage.state, stage.now_us)
-    assert calls.is_output(d, i.Item(item_id="o", type=kind, call_id="c1"))
-    assert not calls.is_output(d, i.Item(item_id="o", type=kind, call_id="foreign"))
-    assert not calls.is_output(d, i.Item(item_id="o", type=kind))
-    assert not calls.is_output(d, i.Item(item_id="m", type="message"))
+    assert calls.of_output(d, i.Item(item_id="o", type=kind, call_id="c1")) == d.s.calls["c1"]
+    assert not calls.of_output(d, i.Item(item_id="o", type=kind, call_id="foreign"))
+    assert not calls.of_output(d, i.Item(item_id="o", type=kind))
+    assert not calls.of_output(d, i.Item(item_id="m", type="message"))
 
 
 RUNS = Capabilities(runs_tools=True)

@@ -14,7 +14,7 @@ from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import responses
 from voicebus.services.session.core.draft import Draft
-from voicebus.services.session.core.state import Create
+from voicebus.services.session.core.state import Call, Create
 from voicebus.services.session.testing import (
     Stage,
     call,
@@ -935,12 +935,48 @@ def test_an_output_that_came_too_late_for_two_responses_is_answered_after_the_se
     assert len(of(stage.play(done("vad")), fx.CreateResponse)) == 1
 
 
+def test_an_output_that_came_only_after_the_end_of_the_turn_detections_response_is_answered() -> (
+    None
+):
+    stage = Stage(SUBMIT, tools=[tool("a", on_interrupt="finish")])
+    called(stage)
+    stage.play(speech_started(), tool_ok("c1"), speech_stopped(), created("vad"), done("vad"))
+    assert not stage.state.queue
+
+    assert len(of(stage.play(output_of("c1")), fx.CreateResponse)) == 1
+
+
+@pytest.mark.parametrize("then", ["interrupted", "asked", "calls"])
+def test_an_output_is_not_answered_twice_nor_after_an_interruption(then: str) -> None:
+    stage = Stage(SUBMIT, tools=[tool("a", on_interrupt="finish")])
+    called(stage)
+    stage.play(speech_started(), tool_ok("c1"), speech_stopped())
+    late = "c1"
+    if then == "calls":  # what the response saw, it answered; a call of its own comes after it
+        stage.play(output_of("c1"), created("vad"), *call("vad", "c2", "a"), done("vad"))
+        stage.play(speech_started(item="u2"), tool_ok("c2"))
+        late = "c2"
+    else:
+        stage.play(created("vad"))
+        stage.command("interrupt" if then == "interrupted" else "send_text", text="Hello")
+        stage.play(done("vad"))
+    waiting = stage.state.queue
+
+    effects = stage.play(output_of(late))
+
+    assert of(effects, fx.CreateResponse) == []
+    assert stage.state.queue == waiting
+
+
 def test_an_output_that_stands_while_our_own_response_is_active_changes_nothing_of_it() -> None:
     stage = echoing()
     stage.command("send_text", text="Hello")
     stage.play(created("r1", stage.last_tag))
 
-    responses.output_stands(d := Draft(stage.state, stage.now_us))
+    called_before = Call(
+        call_id="c0", item_id="i0", response_id="r0", output_index=0, name="a", phase="ended"
+    )
+    responses.output_stands(d := Draft(stage.state, stage.now_us), called_before)
 
     assert not d.s.responses["r1"].missed
 
