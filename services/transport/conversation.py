@@ -10,6 +10,7 @@ A Dial of a newer generation closes what is there, whatever its state.
 """
 
 import enum
+from collections import deque
 from typing import NamedTuple, TypeVar, assert_never
 
 from voicebus.bus.messages.base import encode
@@ -52,6 +53,9 @@ per 20 ms frame cost more than the sound itself."""
 HANG_UP_BY_S = 2.0
 """A provider that takes no frames is hung up without having got them."""
 NORMAL_CLOSE = 1000
+SPEECHES = 16
+"""Beginnings of speech that are known again, as far as their items have names of a sane length."""
+LONGEST_ID = 128
 SPEECH = "the provider heard the caller speak"
 
 E = TypeVar("E", bound=Event)
@@ -145,6 +149,7 @@ class Conversation:
         self._inc = inc
         self._recorded = 0
         self._flush_on_speech = False
+        self._speeches: deque[str] = deque(maxlen=SPEECHES)
         self._events_lost = False
         self._hung_up_by_us = False
         self._hang_up_by_s: float | None = None
@@ -276,7 +281,7 @@ class Conversation:
             case SoundDone():
                 return [*self.playout.done(piece, listened=listened), *self.frame(payload, now)]
             case SpeechStarted():
-                return [*self._own_flush(now), *self.frame(payload, now)]
+                return [*self._spoken_over(piece, now), *self.frame(payload, now)]
             case Malformed():
                 return [Count("provider_sound_malformed"), *self.frame(payload, now)]
             case _:
@@ -357,8 +362,13 @@ class Conversation:
             published=untold.is_published,
         )
 
-    def _own_flush(self, now: Moment) -> list[Effect]:
-        if not self._flush_on_speech:
+    def _spoken_over(self, speech: SpeechStarted, now: Moment) -> list[Effect]:
+        """Silence at once. What is told again of a speech may have been answered already: that is
+        for the session to decide."""
+        is_again = speech.item_id in self._speeches
+        if 0 < len(speech.item_id) <= LONGEST_ID:
+            self._speeches.append(speech.item_id)
+        if is_again or not self._flush_on_speech:
             return []
         responses = self.playout.audible(now.s)
         if not responses:

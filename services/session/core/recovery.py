@@ -63,6 +63,7 @@ def _leave_connection(d: Draft, turn_reason: str) -> None:
     d.s.generation += 1
     d.s.asked = {}
     d.s.speaking_us, d.s.stifled = 0, False
+    d.s.speech = None
     if d.s.update is not None:
         d.s.updates, d.s.update = (d.s.update, *d.s.updates), None
     wanted: list[Create] = []

@@ -193,6 +193,8 @@ class Speech(Part, frozen=True, kw_only=True):
 
     item_id: str
     over: bool = False
+    at_ms: int = 0
+    """Of what was told last, on the provider's clock."""
 
 
 class State(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -242,8 +244,9 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     rotate_us: int = 0
     expiring_told: bool = False
     looked_us: int = 0
-    committed: str = ""
-    """The item of the caller's last turn: told twice, it is one turn."""
+    turns: tuple[str, ...] = ()
+    """The items of the caller's last turns: what is told of one twice is one turn, and no speech
+    of now."""
     unanswered: bool = False
     """A user turn has been committed and no response to it has begun."""
     stifled: bool = False

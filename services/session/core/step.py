@@ -35,6 +35,9 @@ from voicebus.services.session.core.turn_taking import provider_responds
 HARMLESS = frozenset({"truncate_item", "delete_item", "cancel_response"})
 """Requests whose refusal says that what was to be stopped, cut or deleted is already gone."""
 
+TURNS = 16
+"""Turns of the caller's that are known again when something of them is told twice."""
+
 
 class Step(NamedTuple):
     """What came of an input."""
@@ -123,28 +126,46 @@ def _session_updated(d: Draft, event: i.ProviderSessionUpdated) -> None:
 
 
 def _speech_started(d: Draft, event: i.SpeechStarted) -> None:
+    if not _is_news(d, event, over=False):
+        return  # it has interrupted what there was then; what there is now may answer it
     responses.user_started(d)
-    if _is_news(d, event.item_id, over=False):
-        d.publish(UserSpeechStarted(at_ms=event.at_ms, item_id=event.item_id))
+    d.publish(UserSpeechStarted(at_ms=event.at_ms, item_id=event.item_id))
     interruption.barge_in(d)
 
 
 def _speech_stopped(d: Draft, event: i.SpeechStopped) -> None:
-    if _is_news(d, event.item_id, over=True):
-        d.publish(UserSpeechStopped(at_ms=event.at_ms, item_id=event.item_id))
+    if not _is_news(d, event, over=True):
+        return  # the caller may be speaking again
+    d.publish(UserSpeechStopped(at_ms=event.at_ms, item_id=event.item_id))
     responses.user_stopped(d, provider_responds(d.s.config))
 
 
-def _is_news(d: Draft, item_id: str | None, *, over: bool) -> bool:
-    """Whether a beginning or an end of speech was not told before. Without an id all are."""
-    before, d.s.speech = d.s.speech, Speech(item_id=item_id, over=over) if item_id else None
-    return item_id is None or before != d.s.speech
+def _is_news(d: Draft, event: i.SpeechStarted | i.SpeechStopped, *, over: bool) -> bool:
+    """Whether a beginning or an end of speech was not told before. Without an item all are.
+
+    A provider may go on with an item after a pause: then it begins later than it ended before.
+    """
+    item_id, last = event.item_id, d.s.speech
+    if item_id is None:
+        d.s.speech = None
+        return True
+    if last is not None and last.item_id != item_id:
+        last = None
+    is_turn = item_id in d.s.turns
+    if over:
+        was_told = is_turn if last is None else last.over
+    else:
+        was_told = is_turn or (last is not None and event.at_ms <= last.at_ms)
+    if not was_told:
+        d.s.speech = Speech(item_id=item_id, over=over, at_ms=event.at_ms)
+    return not was_told
 
 
 def _input_committed(d: Draft, event: i.InputCommitted) -> None:
-    if event.item_id == d.s.committed:
+    if event.item_id in d.s.turns:
         return  # told twice: it is answered, or being answered, already
-    d.s.committed = event.item_id
+    if event.item_id:
+        d.s.turns = (*d.s.turns, event.item_id)[-TURNS:]
     d.s.stifled = False
     d.s.rounds = 0
     d.s.unanswered = provider_responds(d.s.config)

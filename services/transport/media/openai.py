@@ -69,7 +69,7 @@ class OpenAI:
         if frame.type in _DONES:
             return SoundDone(frame.response_id, frame.item_id, frame.content_index)
         if frame.type == _SPEECH:
-            return SpeechStarted()
+            return SpeechStarted(frame.item_id)
         return None
 
     def wrap(self, sound: bytes) -> bytes:

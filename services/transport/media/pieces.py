@@ -25,6 +25,9 @@ class SoundDone(NamedTuple):
 class SpeechStarted(NamedTuple):
     """The provider hears the caller begin to speak."""
 
+    item_id: str = ""
+    """What the speech becomes; empty where the provider does not say."""
+
 
 class Malformed(NamedTuple):
     """It says it is sound, and is not."""

@@ -8,6 +8,8 @@ from voicebus.bus.messages import link as words
 from voicebus.bus.messages.sound import SoundIn
 from voicebus.services.transport.caller import Refused
 from voicebus.services.transport.conversation import (
+    LONGEST_ID,
+    SPEECHES,
     Arrival,
     CloseSocket,
     Conversation,
@@ -241,6 +243,37 @@ def test_speech_flushes_only_where_the_session_has_asked_for_it() -> None:
         words.ReleaseSound(session_id=SID, n=2, generation=1, flush_on_speech=True), None, T0
     )
     call.marked(SpeechStarted(), b"{}", at(0.2), listened=True)
+    assert kinds(call) == ["flushed", "frame"]
+
+
+def test_speech_that_is_told_again_flushes_nothing_by_itself() -> None:
+    call = connected()
+    released = words.ReleaseSound(session_id=SID, n=2, generation=1, flush_on_speech=True)
+    call.order(released, None, T0)
+    call.marked(SpeechStarted("u1"), b"{}", at(0.0), listened=True)
+    for count in range(SPEECHES - 1):
+        call.marked(SpeechStarted(f"later{count}"), b"{}", at(0.0), listened=True)
+    call.sound(SoundDelta("r1", "i1", 0, b"\0\0" * 24_000), at(0.1), listened=True)
+    told(call)
+
+    call.marked(SpeechStarted("u1"), b"{}", at(0.2), listened=True)
+    assert kinds(call) == ["frame"]
+
+    call.marked(SpeechStarted("u2"), b"{}", at(0.3), listened=True)
+    assert kinds(call) == ["flushed", "frame"]
+
+
+@pytest.mark.parametrize("item", ["", "x" * (LONGEST_ID + 1)])
+def test_speech_without_an_item_that_could_be_remembered_flushes_each_time(item: str) -> None:
+    call = connected()
+    released = words.ReleaseSound(session_id=SID, n=2, generation=1, flush_on_speech=True)
+    call.order(released, None, T0)
+    call.marked(SpeechStarted(item), b"{}", at(0.0), listened=True)
+    call.sound(SoundDelta("r1", "i1", 0, b"\0\0" * 24_000), at(0.1), listened=True)
+    told(call)
+
+    call.marked(SpeechStarted(item), b"{}", at(0.2), listened=True)
+
     assert kinds(call) == ["flushed", "frame"]
 
 

@@ -70,6 +70,8 @@ FINAL = (
     i.ResponseStarted,
     i.ResponseDone,
     i.InputCommitted,
+    i.SpeechStarted,
+    i.SpeechStopped,
 )
 
 
@@ -159,6 +161,8 @@ class Conversations(RuleBasedStateMachine):
         """Response id -> whether it is out of band."""
         self.written: dict[str, list[i.Item]] = {}
         self.events.clear()
+        self.speech = ""
+        """The item of what the caller is saying."""
         self.past = deque[i.AnyInput](maxlen=40)
         """What may be told again, long after."""
         self.requests.clear()
@@ -426,8 +430,14 @@ class Conversations(RuleBasedStateMachine):
     @precondition(lambda self: self.past and self.is_live)
     @rule(data=st.data())
     def an_event_arrives_again_later(self, data: st.DataObject) -> None:
-        self.stage.play(data.draw(st.sampled_from(list(self.past))))
+        event = data.draw(st.sampled_from(list(self.past)))
+        before = self.stage.state
+        self.stage.play(event)
         self.collect()
+        if isinstance(event, i.SpeechStarted | i.SpeechStopped):
+            after = self.stage.state
+            assert after.epoch == before.epoch, "speech that is told again interrupts"
+            assert after.speaking_us == before.speaking_us
 
     @precondition(lambda self: self.active and self.is_live)
     @rule(data=st.data(), ms=st.integers(0, 5000), index=st.integers(0, 1))
@@ -493,15 +503,17 @@ class Conversations(RuleBasedStateMachine):
     @precondition(lambda self: self.is_live and self.hears)
     @rule(reports=st.booleans())
     def the_caller_begins(self, reports: bool) -> None:
-        if reports:
-            self.events.append(i.SpeechStarted(at_ms=1, item_id="u"))
+        if not self.speech:
+            self.speech = self.id("u")
+            if reports:
+                self.events.append(i.SpeechStarted(at_ms=1, item_id=self.speech))
         for r in [r for r, apart in self.active.items() if not apart and self.interrupts]:
             self.finish(r, "cancelled", "turn_detected")
 
     @precondition(lambda self: self.is_live and self.hears)
     @rule()
     def the_caller_ends(self) -> None:
-        u = self.id("u")
+        u, self.speech = self.speech or self.id("u"), ""
         self.events.append(i.SpeechStopped(at_ms=2, item_id=u))
         self.events.append(i.InputCommitted(item_id=u))
         if self.answers and False not in self.active.values():

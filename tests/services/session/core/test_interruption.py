@@ -3,8 +3,14 @@
 import pytest
 
 from voicebus.bus.messages.commands import SemanticVad, ServerVad, SessionConfig
-from voicebus.bus.messages.events import AssistantTextDelta, AssistantTranscriptDelta, Interrupted
+from voicebus.bus.messages.events import (
+    AssistantTextDelta,
+    AssistantTranscriptDelta,
+    Interrupted,
+    UserSpeechStarted,
+)
 from voicebus.services.session.core import effects as fx
+from voicebus.services.session.core import inputs as i
 from voicebus.services.session.testing import (
     Stage,
     call,
@@ -206,10 +212,68 @@ def test_a_second_interruption_does_not_tell_the_tools_again() -> None:
     stage = Stage(tools=[tool("a")])
     stage.play(created(), *call("r1", "c1", "a"), done(), speech_started(), speech_stopped())
 
-    effects = stage.play(speech_started())
+    effects = stage.play(speech_started(item="u2"))
 
     assert of(effects, fx.Broadcast) == []
     assert stage.state.epoch == 1
+
+
+@pytest.mark.parametrize("before", ["begun", "stopped", "committed", "followed"])
+def test_speech_that_is_told_again_does_not_interrupt_its_own_answer(before: str) -> None:
+    stage = Stage()
+    stage.play(speech_started(100))
+    if before != "begun":
+        stage.play(speech_stopped(900))
+    if before in ("committed", "followed"):
+        stage.play(i.InputCommitted(item_id="u1"))
+    if before == "followed":
+        stage.play(speech_started(1000, "u2"), speech_stopped(1400, "u2"))
+    stage.play(created(), *message(), sound())
+    speaking_us = stage.state.speaking_us
+
+    effects = stage.play(speech_started(100))
+
+    assert effects == []
+    assert stage.state.speaking_us == speaking_us
+
+
+def test_speech_that_goes_on_after_a_pause_within_its_item_interrupts() -> None:
+    stage = Stage()
+    stage.play(speech_started(100), speech_stopped(900), created(), *message(), sound())
+
+    assert len(of(stage.play(speech_started(1500)), Interrupted)) == 1
+
+
+def test_speech_without_an_item_interrupts_each_time() -> None:
+    stage = Stage()
+    stage.play(speech_started(100, None), speech_stopped(900, None), i.InputCommitted(item_id=""))
+    stage.play(created(), *message(), sound())
+
+    assert len(of(stage.play(speech_started(100, None)), Interrupted)) == 1
+
+
+def test_an_end_of_speech_that_is_told_again_does_not_end_the_next_one() -> None:
+    stage = Stage()
+    stage.play(speech_started(100), speech_stopped(900), i.InputCommitted(item_id="u1"))
+    stage.play(speech_started(2000, "u2"))
+
+    effects = stage.play(speech_stopped(900), i.InputCommitted(item_id="u1"))
+
+    assert effects == []
+    assert stage.state.speaking_us
+
+
+def test_a_new_connection_begins_its_clock_anew() -> None:
+    stage = Stage()
+    stage.play(speech_started(5000), i.ProviderDisconnected(generation=1, code=1006))
+    stage.wait(1)
+    stage.play(
+        i.ProviderConnected(generation=2),
+        i.ProviderSessionCreated(),
+        i.ProviderSessionUpdated(session={}),
+    )
+
+    assert len(of(stage.play(speech_started(100)), UserSpeechStarted)) == 1
 
 
 def test_an_interrupt_before_the_session_is_open_is_answered_at_once() -> None:

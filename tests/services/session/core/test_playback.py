@@ -420,7 +420,7 @@ def test_a_second_interruption_settles_the_first_at_once() -> None:
     stage.play(created("r2"), *message("r2", "m2"), sound("r2", "m2", 3000))
     stage.wait(0.1)
 
-    effects = stage.play(speech_started())
+    effects = stage.play(speech_started(item="u2"))
 
     assert edits(effects) == [fx.TruncateItem("m1", 0, 500)]
 

@@ -43,7 +43,7 @@ def test_the_end_of_sound_is_found(kind: str) -> None:
 def test_the_start_of_speech_is_found() -> None:
     text = frame(type="input_audio_buffer.speech_started", audio_start_ms=10, item_id="u")
 
-    assert look(text) == SpeechStarted()
+    assert look(text) == SpeechStarted("u")
 
 
 @pytest.mark.parametrize(
