@@ -145,7 +145,9 @@ class SessionConfig(Message, frozen=True, kw_only=True):
     """Merged deeply into the provider's session object."""
 
     session_type: Literal["realtime", "transcription"] = "realtime"
-    """transcription: the provider only writes down what is said and never answers."""
+    """transcription: the provider only writes down what is said and never answers. What is said of
+    answers and tools (instructions, voice, …) is then told as a warning, and refused by `update`.
+    """
     noise_reduction: Literal["near_field", "far_field"] | None = None
     speed: float | None = None
     """How fast the assistant speaks; 1 is normal."""

@@ -24,6 +24,31 @@ FIXED = frozenset(
     }
 )
 """What cannot change while a session is open."""
+ANSWERS = frozenset(
+    {
+        "instructions",
+        "voice",
+        "modalities",
+        "output_audio_format",
+        "tools",
+        "tool_choice",
+        "max_response_output_tokens",
+        "on_interrupt",
+        "speed",
+        "prompt",
+        "tracing",
+        "truncation",
+        "reasoning",
+        "parallel_tool_calls",
+        "model",
+        "headless",
+        "max_tokens_total",
+        "tool_timeout_s",
+        "approval_timeout_s",
+        "filler",
+    }
+)
+"""What is said of answers and tools: it means nothing to a session that only writes down."""
 VAD: dict[str, type[ServerVad] | type[SemanticVad]] = {
     "server_vad": ServerVad,
     "semantic_vad": SemanticVad,
@@ -94,6 +119,14 @@ def check(given: Mapping[str, Any], base: SessionConfig | None = None) -> Checke
     except msgspec.ValidationError as error:
         raise BadMessage(f"config: {error}") from None
     _check_limits(config)
+    if config.session_type == "transcription":
+        idle = sorted(key for key in ANSWERS & set(given) if given[key])
+        if idle:
+            warnings.append(
+                f"{', '.join(idle)}: ignored, since a transcription session has no answers "
+                "(session_type); it transcribes by input_audio_transcription.model"
+            )
+        config = msgspec.structs.replace(config, tools=[])
     if config.input_audio_transcription is False:
         warnings.append(
             "input_audio_transcription is off: after a reconnect the model will not know "

@@ -246,7 +246,7 @@ class Reception:
         self._waited.discard(command.id)
         if tools.missing:
             raise self._unavailable(tools.missing, after_ms=1000)
-        if not self._house.pool.known:
+        if config.tools and not self._house.pool.known:
             warnings.append("no tool pool answers: this session has no tools")
         self._begin(command, config, warnings, tools, translator)
 
@@ -344,6 +344,13 @@ class Reception:
                 "unsupported",
                 f"{', '.join(fixed)} cannot change while a session is open "
                 f"(can: {', '.join(sorted(UPDATABLE))})",
+            )
+        idle = sorted(set(data.config) & configuration.ANSWERS)
+        if idle and conversation.state.config.session_type == "transcription":
+            raise Refused(
+                "unsupported",
+                f"{', '.join(idle)}: a transcription session has no answers (session_type) that "
+                "this could change; leave it out, or open a realtime session",
             )
         config, _ = configuration.check(data.config, conversation.state.config)
         cannot = configuration.unsupported(config, conversation.state.capabilities)

@@ -221,6 +221,8 @@ async def test_a_session_that_only_writes_down_asks_for_no_answer_and_keeps_the_
         await caller.event("user_transcript", nth=3)
         state = await caller.session.snapshot()
         code, _ = await on.line.refused("create_response", {"overrides": {}}, session_id=caller.id)
+        changes = {"config": {"tools": [], "instructions": "Be brief.", "lease_s": 50}}
+        why_not = await on.line.refused("update", changes, session_id=caller.id)
 
         assert "intent=transcription" in call.path
         assert "model=" not in call.path
@@ -229,4 +231,7 @@ async def test_a_session_that_only_writes_down_asks_for_no_answer_and_keeps_the_
         items = [one for one in state["items"] if "words of" in json.dumps(one)]
         assert [one["item_id"] for one in items] == ["item_a", "item_b", "item_c"]
         assert code in ("unsupported", "not_allowed")
+        assert why_not[0] == "unsupported"
+        assert why_not[1].startswith("instructions, tools: a transcription session has no answers")
+        assert state["tools"] == []
         assert not call.of("response.create")

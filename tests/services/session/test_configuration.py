@@ -9,6 +9,8 @@ from voicebus.bus.messages.commands import SemanticVad, ServerVad, SessionConfig
 from voicebus.bus.messages.work import ToolSpec
 from voicebus.services.session import configuration
 from voicebus.services.session.core.capabilities import Capabilities
+from voicebus.services.session.core.link import LOCAL_FIELDS
+from voicebus.services.session.providers.openai import build_session_update
 
 WEATHER = ToolSpec(name="weather", parameters={"type": "object"})
 CATALOGUE = {"weather": WEATHER, "clock": ToolSpec(name="clock", parameters={})}
@@ -56,6 +58,29 @@ def test_what_is_ignored_is_warned_of() -> None:
 
     assert len(checked.warnings) == 2
     assert "temperature" in checked.warnings[0]
+
+
+def test_a_session_that_only_writes_down_has_no_tools_and_is_told_what_says_nothing_to_it() -> None:
+    given = {"session_type": "transcription", "instructions": "Be brief.", "tools": ["weather"]}
+
+    config, (warning,) = configuration.check({**given, "voice": None, "lease_s": 30})
+
+    assert warning.startswith("instructions, tools: ignored")
+    assert config.tools == []
+    assert configuration.check({"session_type": "transcription"}).warnings == []
+
+
+@pytest.mark.parametrize("field", sorted(set(configuration.FIELDS) - configuration.FIXED))
+def test_what_may_change_says_something_to_a_session_that_only_writes_down_or_is_known_not_to(
+    field: str,
+) -> None:
+    config = SessionConfig(session_type="transcription", provider_extras={"a": 1})
+    session = build_session_update(config, [], [field])["session"]
+
+    says_something = len(session) > 1 or field in LOCAL_FIELDS
+
+    assert says_something or field in configuration.ANSWERS
+    assert len(session) == 1 or field not in configuration.ANSWERS
 
 
 @pytest.mark.parametrize(
