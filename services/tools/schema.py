@@ -350,7 +350,7 @@ def _schema_of(hint: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _object_schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
-    schema = _inlined(*_schema_of(struct))
+    schema = _with_definitions_on_top(_inlined(*_schema_of(struct)))
     schema.pop("title", None)
     schema.setdefault("properties", {})
     schema.setdefault("required", [])
@@ -389,6 +389,38 @@ def _inlined(schema: dict[str, Any], components: dict[str, Any]) -> dict[str, An
     if kept:
         walked["$defs"] = {name: walk(components[name], (*kept,)) for name in kept}
     return walked
+
+
+def _with_definitions_on_top(schema: dict[str, Any]) -> dict[str, Any]:
+    """References are looked up at the top of a schema: what its parts brought along for theirs goes
+    there, under another name where that one means something else."""
+    top: dict[str, Any] = {}
+    sources: dict[str, Any] = {}
+
+    def lifted(node: Any, names: dict[str, str]) -> Any:
+        if isinstance(node, list):
+            return [lifted(one, names) for one in node]
+        if not isinstance(node, dict):
+            return node
+        own = node.get("$defs", {})
+        taken: dict[str, str] = {}
+        for name in own:
+            free = name
+            while sources.setdefault(free, (own[name], own)) != (own[name], own):
+                free += "_"
+            taken[name] = free
+        names = names | taken
+        for name, definition in own.items():
+            top[names[name]] = lifted(definition, names)
+        found = {key: lifted(value, names) for key, value in node.items() if key != "$defs"}
+        reference = found.get("$ref")
+        if isinstance(reference, str):
+            name = reference.removeprefix("#/$defs/")
+            found["$ref"] = f"#/$defs/{names.get(name, name)}"
+        return found
+
+    found: dict[str, Any] = lifted(schema, {})
+    return found | {"$defs": top} if top else found
 
 
 def _json_type(value: Any) -> str:

@@ -286,6 +286,60 @@ def test_a_type_that_contains_itself_is_referred_to() -> None:
         jsonschema.validate({"a": {"children": [{"children": 3}]}}, found)
 
 
+def family() -> type[pydantic.BaseModel]:
+    """Another model of the same name that contains itself, too."""
+
+    class Node(pydantic.BaseModel):
+        name: str
+        children: "list[Node]" = []
+
+    Node.model_rebuild(_types_namespace={"Node": Node})
+    return Node
+
+
+class Node(pydantic.BaseModel):
+    value: int
+    children: "list[Node]" = []
+
+
+NODE = {"value": 1, "children": [{"value": 2}]}
+RELATIVE = {"name": "Ann", "children": [{"name": "Bea"}]}
+
+
+@pytest.mark.parametrize(
+    ("hint", "given", "wrong"),
+    [
+        (Node, NODE, {"value": 1, "children": [{"value": "x"}]}),
+        (list[Node], [NODE], [{"value": 1, "children": [{"value": "x"}]}]),
+        (Tree | Phone, {"children": [{"children": []}]}, {"children": [3]}),
+        (
+            tuple[Node, family()],  # type: ignore[misc]
+            [NODE, RELATIVE],
+            [NODE, {"name": "Ann", "children": [{}]}],
+        ),
+    ],
+)
+def test_a_reference_leads_to_its_definition_wherever_the_type_stands(
+    hint: Any, given: Any, wrong: Any
+) -> None:
+    def grow(what: Any) -> None:
+        """Grow it."""
+
+    grow.__annotations__["what"] = hint
+    found = schema.describe(grow).parameters
+
+    jsonschema.validate({"what": given}, found)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"what": wrong}, found)
+
+
+def test_a_type_that_stands_twice_is_defined_once() -> None:
+    def graft(this: Node, onto: Node | None = None) -> None:
+        """Put one onto the other."""
+
+    assert list(schema.describe(graft).parameters["$defs"]) == ["Node"]
+
+
 def test_extra_keywords_are_open_to_the_model_and_passed_on() -> None:
     found = schema.describe(open_ended)
 
