@@ -107,9 +107,29 @@ def _bind(
         raise InvalidArguments(_for_the_model(str(error)) + _choices(struct, str(error))) from None
     # Only what was given: the function's own defaults are the authority.
     given: dict[str, Any] = {name: getattr(value, name) for name in known if name in arguments}
+    _complete(given)
     if takes_any:
         given |= {name: item for name, item in arguments.items() if name not in known}
     return given
+
+
+def _complete(value: Any) -> None:
+    """Give each dataclass in it its defaults. msgspec leaves plain ones to the class, where `vars`,
+    and who writes the object as JSON, do not find them."""
+    if isinstance(value, dict):
+        value = value.values()
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            if hasattr(value, field.name):
+                part = getattr(value, field.name)
+                object.__setattr__(value, field.name, part)  # frozen ones, too
+                if part is not field.default:
+                    _complete(part)
+        return
+    elif not isinstance(value, list | tuple | set | frozenset):
+        return
+    for one in value:
+        _complete(one)
 
 
 def _by_name(parameters: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NotRequired, Optional, TypedDict
 
 import jsonschema
+import msgspec
 import pydantic
 import pytest
 
@@ -432,6 +433,34 @@ def test_each_member_of_a_union_of_classes_is_tried() -> None:
 
     assert bind({"a": 1, "b": {"digits": "911"}}) == {"a": 1, "b": Phone("911")}
     assert bind({"a": "x", "b": None}) == {"a": "x", "b": None}
+
+
+@dataclass(frozen=True)
+class Sealed:
+    number: int = 1
+
+
+@dataclass
+class Parcel:
+    to: Address
+    by: Colour = Colour.RED
+    seal: Sealed = Sealed()
+    marks: list[Sealed] = field(default_factory=list)
+
+
+def test_a_dataclass_is_whole_when_it_is_handed_back() -> None:
+    def send(parcel: Parcel) -> None:
+        """Send it."""
+
+    given = {"parcel": {"to": {"street": "Elm"}, "marks": [{}]}}
+    read = schema.describe(send).bind(given)["parcel"]
+
+    assert msgspec.json.decode(msgspec.json.encode(read)) == {
+        "to": {"street": "Elm", "number": 1},
+        "by": "red",
+        "seal": {"number": 1},
+        "marks": [{"number": 1}],
+    }
 
 
 def test_a_pydantic_model_is_validated_by_itself() -> None:
