@@ -335,25 +335,36 @@ def _record(name: str, kind: Any, inside: tuple[Any, ...]) -> Any:
 
 
 def _one_of(name: str, options: tuple[Any, ...], inside: tuple[Any, ...]) -> Any:
-    """A type for a union whose members only their contents tell apart: tried in order."""
+    """A type for a union whose members only their contents tell apart: those that have a place for
+    all that was given are tried first, else a member without required fields would take anything.
+    """
     members = [_understood(name, option, inside) for option in options]
+    schemas = [_inlined(*_schema_of(member)) for member in members]
 
     class OneOf(_Rebuilt):
         @staticmethod
         def schema() -> dict[str, Any]:
-            return {"anyOf": [_inlined(*_schema_of(member)) for member in members]}
+            return {"anyOf": schemas}
 
         @staticmethod
         def decode(value: Any) -> Any:
-            refusals = []
-            for member in members:
+            refusals: dict[int, str] = {}
+            order = sorted(range(len(members)), key=lambda one: _without_place(value, schemas[one]))
+            for number in order:
+                member = members[number]
                 try:
                     return msgspec.convert(value, member, dec_hook=_decode_custom)
                 except msgspec.ValidationError as error:
-                    refusals.append(f"{_show(member)}: {_for_the_model(str(error))}")
-            raise ValueError("fits none of " + "; ".join(refusals))
+                    refusals[number] = f"{_show(member)}: {_for_the_model(str(error))}"
+            raise ValueError("fits none of " + "; ".join(refusals[one] for one in sorted(refusals)))
 
     return OneOf
+
+
+def _without_place(value: Any, schema: dict[str, Any]) -> int:
+    """How many of these fields such an object does not have."""
+    known = schema.get("properties")
+    return len(value.keys() - known.keys()) if known is not None and isinstance(value, dict) else 0
 
 
 def _struct(fields: list[Any], *, forbid_unknown: bool) -> type[msgspec.Struct]:

@@ -435,6 +435,23 @@ def test_each_member_of_a_union_of_classes_is_tried() -> None:
     assert bind({"a": "x", "b": None}) == {"a": "x", "b": None}
 
 
+@dataclass
+class Filter:
+    words: str = ""
+    limit: int = 10
+
+
+def test_of_a_union_the_member_that_knows_what_was_given_is_taken() -> None:
+    def search(by: Filter | Address | Phone) -> None:
+        """Search."""
+
+    bind = schema.describe(search).bind
+
+    assert bind({"by": HOME}) == {"by": Address("Elm")}
+    assert bind({"by": {"limit": 3}}) == {"by": Filter(limit=3)}
+    assert bind({"by": {}}) == {"by": Filter()}
+
+
 @dataclass(frozen=True)
 class Sealed:
     number: int = 1
