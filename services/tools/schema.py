@@ -44,7 +44,7 @@ class Signature:
 
 def describe(function: Callable[..., Any], description: str | None = None) -> Signature:
     """The signature of a callable. Raises SchemaError."""
-    documentation = docstrings.read(inspect.getdoc(function))
+    documentation = docstrings.read(inspect.getdoc(_written(function)))
     text = description if description is not None else documentation.summary
     if not text:
         raise SchemaError(
@@ -181,12 +181,19 @@ def _choices(struct: type[msgspec.Struct], text: str) -> str:
 # --- schema -----------------------------------------------------------------------------------
 
 
+def _written(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What has the docstring and the hints: a functools.partial has those of its class."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
+
+
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    target: Any = function
-    if inspect.isclass(function):
-        target = function.__init__
-    elif not inspect.isroutine(function):
-        target = getattr(function, "__call__", function)  # noqa: B004 - the method is wanted
+    target: Any = _written(function)
+    if inspect.isclass(target):
+        target = target.__init__
+    elif not inspect.isroutine(target):
+        target = getattr(target, "__call__", target)  # noqa: B004 - the method is wanted
     try:
         return typing.get_type_hints(inspect.unwrap(target), include_extras=True)
     except NameError as error:
@@ -491,6 +498,8 @@ def _is_union(hint: Any) -> bool:
 
 
 def _allows_none(hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Annotated:
+        return _allows_none(typing.get_args(hint)[0])
     return hint is Any or hint is None or (_is_union(hint) and type(None) in typing.get_args(hint))
 
 

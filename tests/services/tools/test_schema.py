@@ -1,6 +1,8 @@
 """Signatures to JSON Schema, JSON arguments to calls."""
 
 import enum
+import functools
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NotRequired, Optional, TypedDict
@@ -346,6 +348,25 @@ def test_extra_keywords_are_open_to_the_model_and_passed_on() -> None:
 
     assert found.parameters.get("additionalProperties") is not False
     assert found.bind({"a": 1, "b": "x"}) == {"a": 1, "b": "x"}
+
+
+def test_of_a_partial_the_model_is_told_what_its_function_says() -> None:
+    found = schema.describe(functools.partial(plain, b=3))
+
+    assert found.description == (inspect.getdoc(plain) or "").splitlines()[0]
+    assert found.parameters["properties"]["a"] == {"type": "string"}
+    assert found.parameters["properties"]["b"] == {"type": "integer", "default": 3}
+
+
+def test_that_nothing_is_the_default_is_shown_beside_a_description() -> None:
+    def look(where: Annotated[str | None, "which shelf"] = None) -> None:
+        """Look."""
+
+    assert schema.describe(look).parameters["properties"]["where"] == {
+        "anyOf": [{"type": "string"}, {"type": "null"}],
+        "default": None,
+        "description": "which shelf",
+    }
 
 
 def test_the_context_is_no_argument_of_the_model() -> None:
