@@ -76,10 +76,12 @@ def _shares(state: State, tool: str, peers: set[str]) -> bool:
 
 def _queue(state: State, at: float, running: list[Call], ahead: list[Call], places: int) -> float:
     """When a place is free after those ahead have had theirs, each the one that is free first."""
+    if places < 1:
+        return 0.0  # nobody is there to run it; its deadline bounds the wait
+    if places > len(running) + len(ahead):
+        return 0.0  # and no list of as many places as a worker claims to have
     free_in = [max(0.0, _service_s(state, one) - _age(at, one)) for one in running][:places]
     free_in += [0.0] * (places - len(free_in))
-    if not free_in:
-        return 0.0  # nobody is there to run it; its deadline bounds the wait
     heapq.heapify(free_in)
     for one in ahead:
         heapq.heapreplace(free_in, free_in[0] + _service_s(state, one))

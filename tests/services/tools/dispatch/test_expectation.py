@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.services.tools.dispatch.test_core import Pool, to_session
+from tests.services.tools.dispatch.test_core import SESSION, Pool, to_session
 from voicebus.bus.messages import work
 from voicebus.services.tools.dispatch import expectation
 from voicebus.services.tools.dispatch.effects import Effect
@@ -116,6 +116,18 @@ def test_calls_that_their_own_limit_holds_back_are_not_waited_for() -> None:
         pool.submit(f"q{number}", session_id=OTHERS[0], budget_ms=60_000)
 
     assert statuses(pool.submit("c1", budget_ms=3_000)) == []
+
+
+@pytest.mark.parametrize("places", [2**62, 0, -1])
+def test_a_worker_may_claim_any_number_of_places(places: int) -> None:
+    pool = Pool()
+    read = work.ToolSpec(name="read", parameters={"type": "object"}, concurrency=2**62)
+    pool.join(capacity=places, tools=[read])
+    queue(pool, 3)
+
+    pool.submit("c1")
+
+    assert expectation.wait_s(pool.state, pool.at, pool.state.calls[SESSION, "c1"]) == 0.0
 
 
 def test_it_can_be_turned_off() -> None:
