@@ -49,7 +49,8 @@ _sessions: frames.Codec[work.ANY_TO_DISPATCHER] = frames.Codec(
     work.ANY_TO_DISPATCHER, what="session to dispatcher"
 )
 _workers: frames.Codec[work.ANY_TO_POOL] = frames.Codec(
-    work.ANY_TO_POOL, what="worker to dispatcher", depth=VALUE_DEPTH_LIMIT
+    # A result may be as deep as other values, inside of its message.
+    work.ANY_TO_POOL, what="worker to dispatcher", depth=VALUE_DEPTH_LIMIT + 1
 )
 
 

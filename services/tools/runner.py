@@ -9,7 +9,6 @@ import contextlib
 import faulthandler
 import logging
 import os
-import re
 import select
 import signal
 import socket
@@ -24,6 +23,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from voicebus.bus.depth import VALUE_DEPTH_LIMIT, is_deep
 from voicebus.bus.messages import events, work
 from voicebus.bus.sockets import CancelWatch
 from voicebus.services.tools import confine, pipe, schema
@@ -34,11 +34,8 @@ from voicebus.services.tools.toolbox import Tool
 PROGRESS_EVERY_S = 0.05
 MESSAGE_LIMIT = 2000
 TOMBSTONES = 256
-DEPTH_LIMIT = 200
-"""Lists in lists in dicts: whoever reads the result after us must be able to."""
 COUNT_CHILDREN_EVERY = 32
 OVER = "its call has ended"
-_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]')
 
 Key = tuple[str, str]
 _cancels = msgspec.json.Decoder(events.Cancel)
@@ -280,11 +277,11 @@ class Runner:
                 message=f"the result of '{tool}' has {len(body)} bytes, the limit is {limit}; "
                 "return less, or a file's name",
             )
-        if _is_deeper(body, DEPTH_LIMIT):
+        if is_deep(body, VALUE_DEPTH_LIMIT):
             return Outcome(
                 "error",
-                message=f"the result of '{tool}' is nested more than {DEPTH_LIMIT} levels deep; "
-                "return something flatter",
+                message=f"the result of '{tool}' is nested more than {VALUE_DEPTH_LIMIT} levels "
+                "deep; return something flatter",
             )
         return Outcome("ok", result=body)
 
@@ -380,22 +377,6 @@ def failed_with(error: BaseException, stopped: str | None) -> Outcome:
 def _encodable(text: str) -> str:
     """The same, with an escape for each half of a character."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _is_deeper(body: bytes, levels: int) -> bool:
-    """Whether this JSON has more lists and objects in each other than that."""
-    if body.count(b"[") + body.count(b"{") <= levels:
-        return False
-    depth = 0
-    for token in _TOKENS.finditer(body):
-        first = body[token.start()]
-        if first in b"[{":
-            depth += 1
-            if depth > levels:
-                return True
-        elif first in b"]}":
-            depth -= 1
-    return False
 
 
 def _working_folder() -> str | None:

@@ -246,7 +246,7 @@ async def test_a_call_with_an_odd_budget_ends_and_disturbs_nobody(
     assert cell.processes["dispatcher-0"].poll() is None
 
 
-@pytest.mark.parametrize("levels", [100, 900])
+@pytest.mark.parametrize("levels", [101, 900])
 async def test_a_result_that_is_nested_too_deeply_is_an_error_that_says_so(
     cell: Cell, folder: Path, levels: int
 ) -> None:
@@ -261,6 +261,16 @@ async def test_a_result_that_is_nested_too_deeply_is_an_error_that_says_so(
     assert outcome.status == "error"
     assert outcome.failure is not None
     assert "nested too deeply, the limit is 100 levels" in outcome.failure.message
+
+
+async def test_the_deepest_result_reaches_the_conversation(cell: Cell, folder: Path) -> None:
+    careful = folder / "careful.py"
+    deepest = '{"result": json.loads("[" * 100 + "]" * 100)}'
+    careful.write_text(WORKER.read_text("utf-8").replace('{"result": words}', deepest))
+    cell.start_stranger([sys.executable, str(careful)])
+    await cell.until(lambda: "shout" in cell.catalogue)
+
+    assert (await cell.run("shout", text="ho")).status == "ok"
 
 
 async def test_a_worker_in_plain_zeromq_serves_calls_and_cancels(cell: Cell) -> None:

@@ -1,6 +1,7 @@
 """Whatever a tool does to its process or hands back, its call ends once and harms no other."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -29,7 +30,12 @@ async def driven() -> AsyncIterator[DrivenPool]:
 
 @pytest.mark.parametrize(
     ("what", "read"),
-    [("nan", [None, None]), ("huge_int", 10**30), ("bytes", "/wA=")],
+    [
+        ("nan", [None, None]),
+        ("huge_int", 10**30),
+        ("bytes", "/wA="),
+        ("deepest", json.loads("[" * 100 + "]" * 100)),
+    ],
 )
 async def test_what_json_has_no_word_for_becomes_what_is_nearest(
     driven: DrivenPool, what: str, read: object
@@ -43,7 +49,7 @@ async def test_what_json_has_no_word_for_becomes_what_is_nearest(
         ("endless_int", "returned a int that is not JSON"),
         ("generator", "returned a generator that is not JSON"),
         ("recursive", "returned a list that is not JSON"),
-        ("deep", "nested more than 200 levels deep"),
+        ("deep", "nested more than 100 levels deep"),
         ("half_character", "returned a str that is not JSON"),
         ("half_key", "returned a dict that is not JSON"),
         ("class", "returned a type that is not JSON"),
@@ -63,7 +69,7 @@ async def test_a_result_that_nobody_could_read_is_an_error(driven: DrivenPool) -
     result = await driven.run("returns_deeper")
 
     assert result.status == "error"
-    assert "nested more than 200 levels deep" in failure(result).message
+    assert "nested more than 100 levels deep" in failure(result).message
 
 
 @pytest.mark.parametrize("tool", ["raises", "raises_async"])
