@@ -50,7 +50,9 @@ _sessions: frames.Codec[work.ANY_TO_DISPATCHER] = frames.Codec(
 )
 _workers: frames.Codec[work.ANY_TO_POOL] = frames.Codec(
     # A result may be as deep as other values, inside of its message.
-    work.ANY_TO_POOL, what="worker to dispatcher", depth=VALUE_DEPTH_LIMIT + 1
+    work.ANY_TO_POOL,
+    what="worker to dispatcher",
+    depth=VALUE_DEPTH_LIMIT + 1,
 )
 
 
@@ -104,12 +106,15 @@ class Dispatcher:
         self._put(SessionSaid(self._loop.time(), _peer(route), header))
 
     def _worker_said(self, route: Route, message: Frames) -> None:
+        said: work.ANY_TO_POOL | None
         try:
-            header = _from_worker(message)
+            said = _from_worker(message)
         except base.BadMessage as error:
             self._refuse("worker", error)
-            return
-        self._put(WorkerSaid(self._loop.time(), _peer(route), header))
+            # A call whose result cannot be read has ended all the same, and not at its deadline.
+            said = _instead_of(message, f"cannot be read ({error})")
+        if said is not None:
+            self._put(WorkerSaid(self._loop.time(), _peer(route), said))
 
     def _refuse(self, who: str, error: base.BadMessage) -> None:
         self._runtime.refused("bad_messages", "message.refused", who=who, why=str(error))
@@ -184,13 +189,13 @@ def _from_worker(message: Frames) -> work.ANY_TO_POOL:
     """What it said; of a result that no conversation can take, the error that says so."""
     size = sum(map(len, message))
     if size > RESULT_LIMIT_BYTES:
-        why = f"has {size} bytes, the limit is {RESULT_LIMIT_BYTES}"
+        why = f"has {size} bytes, the limit is {RESULT_LIMIT_BYTES}; ask for less"
         if (instead := _instead_of(message, why)) is not None:
             return instead
     try:
         return _workers.decode(message)[0]
     except base.TooDeep:
-        why = f"is nested too deeply, the limit is {VALUE_DEPTH_LIMIT} levels"
+        why = f"is nested too deeply, the limit is {VALUE_DEPTH_LIMIT} levels; ask for less"
         if (instead := _instead_of(message, why)) is not None:
             return instead
         raise
@@ -199,7 +204,7 @@ def _from_worker(message: Frames) -> work.ANY_TO_POOL:
 def _instead_of(message: Frames, why: str) -> work.Result | None:
     try:
         named = _named.decode(message[0])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (IndexError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if named.kind != "result":
         return None
@@ -207,7 +212,7 @@ def _instead_of(message: Frames, why: str) -> work.Result | None:
         session_id=named.session_id,
         call_id=named.call_id,
         status="error",
-        failure=work.Failure(message=f"the tool's result {why}; ask for less"),
+        failure=work.Failure(message=f"the tool's result {why}"),
     )
 
 

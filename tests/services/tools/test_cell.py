@@ -246,13 +246,22 @@ async def test_a_call_with_an_odd_budget_ends_and_disturbs_nobody(
     assert cell.processes["dispatcher-0"].poll() is None
 
 
-@pytest.mark.parametrize("levels", [101, 900])
-async def test_a_result_that_is_nested_too_deeply_is_an_error_that_says_so(
-    cell: Cell, folder: Path, levels: int
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ('{"result": json.loads("[" * 101 + "]" * 101)}',
+         "is nested too deeply, the limit is 100 levels"),
+        ('{"result": json.loads("[" * 900 + "]" * 900)}',
+         "is nested too deeply, the limit is 100 levels"),
+        ('{"failure": "no words"}', "cannot be read (worker to dispatcher: Expected `object"),
+        ('{"status": "well"}', "cannot be read (worker to dispatcher: Invalid enum value 'well'"),
+    ],
+)  # fmt: skip
+async def test_a_result_that_no_conversation_can_take_is_an_error_that_says_so(
+    cell: Cell, folder: Path, answer: str, said: str
 ) -> None:
     careless = folder / "careless.py"
-    deep = f'{{"result": json.loads("[" * {levels} + "]" * {levels})}}'
-    careless.write_text(WORKER.read_text("utf-8").replace('{"result": words}', deep))
+    careless.write_text(WORKER.read_text("utf-8").replace('{"result": words}', answer))
     cell.start_stranger([sys.executable, str(careless)])
     await cell.until(lambda: "shout" in cell.catalogue)
 
@@ -260,7 +269,7 @@ async def test_a_result_that_is_nested_too_deeply_is_an_error_that_says_so(
 
     assert outcome.status == "error"
     assert outcome.failure is not None
-    assert "nested too deeply, the limit is 100 levels" in outcome.failure.message
+    assert said in outcome.failure.message
 
 
 async def test_the_deepest_result_reaches_the_conversation(cell: Cell, folder: Path) -> None:
