@@ -24,7 +24,6 @@ log = structlog.get_logger("session")
 
 _inputs: msgspec.json.Decoder[i.AnyInput] = msgspec.json.Decoder(i.AnyInput)
 _states: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
-_headers: msgspec.json.Decoder[up.ANY_DOWN] = msgspec.json.Decoder(up.ANY_DOWN)
 SNAPSHOT_INPUTS = 200
 """A snapshot is taken at a turn boundary when so many inputs would have to be folded, or as many
 as the conversation has items: a snapshot writes all of them, so that each input pays for one."""
@@ -306,7 +305,8 @@ class Conversation:
     def take_work(self) -> Work:
         """What is to be committed now; collecting begins anew."""
         work, self.work = self.work, self._fresh()
-        work.commit.ledger = encode({**self.ledger.dump(), "transport": self.state.transport})
+        where = {"transport": self.state.transport, "generation": self.state.generation}
+        work.commit.ledger = encode({**self.ledger.dump(), **where})
         work.commit.ended_us = self.ended_us
         work.commit.delivered = self.delivered
         work.acknowledge = self.ledger.up_n
@@ -333,9 +333,7 @@ class Conversation:
 
         Returns whether inputs were folded that another version of the code decided.
         """
-        self.ledger.restore(stored.ledger)
-        self.journaled_up = self.ledger.up_n
-        self.head, self.heads = self.ledger.seq, dict(self.ledger.heads)
+        self._restore(stored)
         if stored.snapshot is not None:
             self.inputs = self.snapshot_at = stored.snapshot[0]
             self.state = _states.decode(stored.snapshot[2])
@@ -344,12 +342,17 @@ class Conversation:
                 raise ValueError(f"input {self.inputs + 1} is missing, the next is {number}")
             self.state, _ = step(self.state, _inputs.decode(body))
             self.inputs = number
-        for n, header, payload in stored.outbox:
-            self.outbox[n] = (header, payload)
-        self.committed_down = self.ledger.down_n
-        self.delivered = self.ledger.down_n - len(self.outbox)
         self.reached_transport = self.delivered > 0
         return bool(stored.inputs) and stored.ledger.get("version", VERSION) != VERSION
+
+    def _restore(self, stored: Stored) -> None:
+        """The numbers, and the frames down that its transport may not have done."""
+        self.ledger.restore(stored.ledger)
+        self.journaled_up = self.ledger.up_n
+        self.head, self.heads = self.ledger.seq, dict(self.ledger.heads)
+        self.outbox = {n: (header, payload) for n, header, payload in stored.outbox}
+        self.committed_down = self.ledger.down_n
+        self.delivered = self.ledger.down_n - len(self.outbox)
 
     def tell_snapshot_required(self, now_us: int) -> None:
         """Another version of the code decided the last inputs: what was published stands, but the
@@ -366,13 +369,15 @@ class Conversation:
 
     def set_aside(self, stored: Stored, now_us: int) -> None:
         """It killed the process, or cannot be folded: end it without touching its inputs."""
-        # All that is known of its state: where to hang up.
-        transport = stored.ledger.get("transport", 0)
-        self.state = State(session_id=self.session_id, transport=transport)
-        self.ledger.restore(stored.ledger)
-        self.head, self.heads = self.ledger.seq, dict(self.ledger.heads)
-        self.journaled_up = self.ledger.up_n
-        self.committed_down = self.delivered = self.ledger.down_n
+        # All that is known of its state: where to hang up, and on which connection.
+        known = stored.ledger
+        self.state = State(
+            session_id=self.session_id,
+            transport=known.get("transport", 0),
+            generation=known.get("generation", 0),
+        )
+        # With the frames before the last one: a transport does none behind a gap.
+        self._restore(stored)
         self.reached_transport = True
         self.give_up(
             "this conversation could not be decided twice and was set aside; its file is kept",

@@ -33,7 +33,7 @@ create table if not exists sessions (
     session_id text primary key,
     created_us integer not null,
     ended_us   integer,
-    ledger     blob not null          -- JSON: seq, heads, down_n, up_n
+    ledger     blob not null          -- JSON: numbers, version of the code, transport, generation
 ) without rowid;
 create table if not exists inputs (
     session_id text not null, number integer not null, body blob not null,

@@ -243,6 +243,23 @@ def test_a_conversation_that_is_set_aside_hangs_up_where_it_was() -> None:
     assert two.state.transport == 1
 
 
+def test_a_conversation_that_is_set_aside_hangs_up_behind_all_that_was_not_done_before() -> None:
+    one = conversation()
+    opened(one)
+    one.acknowledged(2)
+    given = stored([one.take_work()])
+    two = conversation("inc-2")
+
+    two.set_aside(given, 9)
+
+    work = two.take_work()
+    assert sorted(two.outbox) == [3, 4, 5], "the transport does nothing behind a gap"
+    assert (two.committed_down, work.commit.delivered) == (4, 2)
+    hang_up = DOWN.decode(two.outbox[5][0])
+    assert isinstance(hang_up, link.HangUp)
+    assert hang_up.generation == 1, "an older one is refused, and the connection stays open"
+
+
 def test_a_command_that_still_waits_is_known_after_recovery() -> None:
     one = conversation()
     one.feed(requested(), 1)
