@@ -367,6 +367,8 @@ class Shard:
         }
 
     def _from_transport(self, transport: int, message: link.ANY_UP, payload: Frames) -> None:
+        if self._has_stopped:
+            return  # nothing is decided on it, so that no number may move
         match message:
             case link.LinkWelcome():
                 self._welcomed(transport, message)
@@ -581,6 +583,8 @@ class Shard:
 
     def _role_spoke(self, frames: list[bytes]) -> None:
         """A restarted transport or dispatcher is told who we are before anything else is sent."""
+        if self._has_stopped:
+            return
         if frames[0].startswith(b"system/health/"):
             if frames[0].endswith(b"/process") and len(frames) > 1:
                 self._process_reported(frames[1])
@@ -665,12 +669,13 @@ class Shard:
             if conversation.ended_us is None and not self._has_stopped:
                 conversation.take_snapshot()
                 self._dirtied(conversation)
+        # What comes from here on is the next process's: a busy shard never comes to an end of it.
+        self._has_stopped = True
         for task in (*self._emptying.values(), self._tidying):
             if task is not None:
                 task.cancel()
         await self._writer.drain()
-        # What came while it drained may have set timers anew.
-        self._has_stopped = True
+        # The last commits have set timers anew.
         for timer in self._timers.values():
             timer.cancel()
         self.journal.close()

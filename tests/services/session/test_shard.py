@@ -1,16 +1,20 @@
 """The shard's end, and a journal that fails it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tests.end_to_end.support import Line
 from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.messages import link
 from voicebus.bus.sockets import Sockets
 from voicebus.config.settings import CellSettings, SessionSettings
 from voicebus.services.runtime import Runtime
 from voicebus.services.session.archive import Archive
+from voicebus.services.session.conversation import Work
 from voicebus.services.session.core import inputs
+from voicebus.services.session.journal import Journal
 from voicebus.services.session.shard import Shard
 
 
@@ -36,6 +40,44 @@ async def test_what_comes_after_the_last_snapshot_is_not_decided() -> None:
         shard.feed(conversation, inputs.TimePassed(now_us=shard.now_us() + 3_600_000_000))
 
         assert conversation.state == before
+
+
+async def test_a_shard_to_which_something_comes_all_the_time_stops_all_the_same() -> None:
+    async with running() as (shard, line):
+        await line.ask("open", {"config": {}})
+        (conversation,) = shard.conversations.values()
+        commits = 0
+        send = shard._send
+
+        def send_and_get_more(done: Work) -> None:
+            nonlocal commits
+            send(done)
+            commits += 1
+            if commits < 1000:
+                shard.feed(conversation, inputs.TalkerSeen(now_us=shard.now_us()))
+
+        shard._send = send_and_get_more  # type: ignore[method-assign]
+        shard.feed(conversation, inputs.TalkerSeen(now_us=shard.now_us()))
+        await shard.stop()
+
+        assert commits < 10
+
+
+async def test_what_comes_before_the_last_commit_of_a_stop_is_left_to_the_next_process() -> None:
+    async with running() as (shard, line):
+        opened = await line.ask("open", {"config": {}})
+        session_id = opened["data"]["session_id"]
+        alive = link.TalkerAlive(session_id=session_id, n=1, generation=1, at_us=1)
+
+        stopping = asyncio.create_task(shard.stop())
+        asyncio.get_running_loop().call_soon(shard._from_transport, 0, alive, [])
+        await stopping
+
+        journal = Journal(shard.journal.path)
+        (stored,) = journal.live()
+        journal.close()
+        assert stored.snapshot is not None
+        assert stored.ledger["up_n"] == 0, "else it is acknowledged, and lost"
 
 
 async def test_a_journal_that_cannot_be_read_refuses_who_asks_and_ends_nothing() -> None:
