@@ -174,6 +174,8 @@ def _input_committed(d: Draft, event: i.InputCommitted) -> None:
         responses.user_stopped(d, provider_responds(d.s.config))
     if d.s.unanswered:
         responses.user_turn_over(d)
+    # Where nobody answers, as where words are only written down, there is no other.
+    d.do(fx.TurnBoundary())
 
 
 def _item_added(d: Draft, event: i.ItemAdded) -> None:

@@ -295,6 +295,23 @@ def test_a_snapshot_is_paid_for_by_at_least_as_many_inputs_as_it_holds_items() -
     assert at[-1][1] > 300
 
 
+def test_a_conversation_in_which_nobody_answers_has_snapshots_too() -> None:
+    one = conversation()
+    config = SessionConfig(session_type="transcription")
+    one.feed(msgspec.structs.replace(requested(), config=config), 1)
+
+    for number in range(100):
+        said = f"u{number}"
+        for event in (
+            i.SpeechStarted(now_us=9, at_ms=0, item_id=said),
+            i.InputCommitted(now_us=9, item_id=said),
+            i.UserWords(now_us=9, item_id=said, text="words", final=True),
+        ):
+            one.feed(event, event.now_us)
+
+    assert one.snapshot_at > 200, "else whoever comes after folds all there ever was"
+
+
 def test_inputs_of_another_version_are_folded_and_a_snapshot_is_asked_for() -> None:
     one = conversation()
     opened(one)
