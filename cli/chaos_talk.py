@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import msgspec
 
 from voicebus.bus import ids
-from voicebus.bus.messages.commands import Replayed
 from voicebus.cli import chaos_phone
 from voicebus.client import ClientError, Event, RealtimeClient, RealtimeSession, Sound
 from voicebus.client import audit as rules
@@ -353,13 +352,10 @@ class Ear:
 
 async def _kept(client: RealtimeClient, session_id: str) -> list[dict[str, Any]]:
     """All events of a session, as its process gives them. Raises ClientError."""
-    shard = ids.shard_of(session_id) or 0
     found: list[dict[str, Any]] = []
     at: int | None = 1
     while at is not None:
-        data = {"from": at, "to": None, "limit": 200}
-        reply = await client.commander.ask(shard, "replay", data, session_id=session_id)
-        page = msgspec.json.decode(msgspec.json.encode(reply.data), type=Replayed)
+        page = await client.commander.replay(session_id, at)
         found += [msgspec.json.decode(raw) for raw in page.events]
         at = page.next
     return found

@@ -9,14 +9,16 @@ import msgspec
 from voicebus.bus import ids
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages.base import encode
-from voicebus.bus.messages.commands import Command, CommandError, Reply
+from voicebus.bus.messages.commands import Command, CommandError, Replayed, Reply
 from voicebus.bus.sockets import Dealer, Frames, Sockets
-from voicebus.client.errors import CommandRefused, NobodyAnswers, NoReply, what_to_ask
+from voicebus.client.errors import ClientError, CommandRefused, NobodyAnswers, NoReply, what_to_ask
 from voicebus.client.logs import log
 
 FIRST_RETRY_S = 0.25
 LONGEST_RETRY_S = 2.0
 DEADLINE_S = 10.0
+PAGE = 200
+"""The most events that one reply holds."""
 
 _replies = msgspec.json.Decoder(Reply)
 
@@ -78,6 +80,28 @@ class Commander:
         if refused is not None:
             raise CommandRefused(command, refused.code, refused.message, refused.retry)
         raise self._silence(shard, command, deadline_s)
+
+    async def replay(
+        self,
+        session_id: str,
+        first: int,
+        last: int | None = None,
+        limit: int = PAGE,
+        *,
+        token: str | None = None,
+    ) -> Replayed:
+        """Events as they were published, at most 200, and where to go on. Raises as `ask`."""
+        data = {"from": first, "to": last, "limit": limit}
+        shard = ids.shard_of(session_id) or 0
+        reply = await self.ask(shard, "replay", data, session_id=session_id, token=token)
+        try:
+            # Headers stay as they came: numbers and fields of newer versions are kept.
+            return msgspec.json.decode(encode(reply.data), type=Replayed)
+        except msgspec.ValidationError as error:
+            raise ClientError(
+                f"the reply to replay is not as it should be ({error}): is another version of "
+                "voicebus running there?"
+            ) from None
 
     def close(self) -> None:
         """Disconnect; whoever waits gets no reply. What is asked afterwards connects again."""

@@ -7,11 +7,11 @@ from voicebus.bus import gaps
 from voicebus.bus.messages import events
 from voicebus.bus.messages.base import BadMessage
 from voicebus.bus.messages.commands import Replayed
+from voicebus.client.commands import PAGE
 from voicebus.client.errors import ClientError, CommandRefused, SessionGone
 from voicebus.client.events import Event, decode
 from voicebus.client.logs import log
 
-PAGE = 200
 PAUSE_S = 0.25
 LONGEST_PAUSE_S = 2.0
 

@@ -6,8 +6,6 @@ from collections.abc import AsyncIterable, Awaitable
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import msgspec
-
 from voicebus.bus import gaps, ids, topics
 from voicebus.bus.messages import events
 from voicebus.bus.messages.base import BadMessage, plain
@@ -19,7 +17,7 @@ from voicebus.bus.messages.commands import (
 )
 from voicebus.bus.messages.sound import RATE_HZ, AudioFormat
 from voicebus.bus.sockets import Sockets, Subscriber
-from voicebus.client.commands import DEADLINE_S, Commander
+from voicebus.client.commands import DEADLINE_S, PAGE, Commander
 from voicebus.client.errors import (
     BadSound,
     ClientError,
@@ -307,16 +305,16 @@ class RealtimeSession:
         found: list[Event] = []
         at: int | None = first
         while at is not None and (last is None or at <= last):
-            page = await self.replay_page(at, last, 200)
+            page = await self.replay_page(at, last)
             found += [decode_event(bytes(raw)) for raw in page.events]
             at = page.next
         return found
 
-    async def replay_page(self, first: int, last: int | None, limit: int) -> Replayed:
+    async def replay_page(self, first: int, last: int | None = None, limit: int = PAGE) -> Replayed:
         """At most 200 events as they were published, and where to go on."""
-        data = await self._ask("replay", {"from": first, "to": last, "limit": limit})
-        # As raw headers: numbers and fields of newer versions stay as they are.
-        return msgspec.json.decode(msgspec.json.encode(data), type=Replayed)
+        self._sign()
+        token = self._opened.token
+        return await self._commander.replay(self.id, first, last, limit, token=token)
 
     async def ping(self) -> None:
         """Is anybody there? Also renews the lease."""

@@ -3,13 +3,11 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
-
-import msgspec
 
 from voicebus.bus import gaps, ids, topics
 from voicebus.bus.messages.base import BadMessage, decode_object
-from voicebus.bus.messages.commands import Replayed
 from voicebus.bus.sockets import Sockets
 from voicebus.client.client import RealtimeClient
 from voicebus.client.errors import ClientError, NobodyAnswers
@@ -82,7 +80,9 @@ class Watch:
         sockets: Sockets = client.sockets()
         self._where = ", ".join(events)
         self._lane = prefix
-        self._welcomes = 0
+        self._welcomes: set[str] = set()
+        """Of the publishers that have confirmed: each time that somebody subscribes to the same,
+        all who have are welcomed again."""
         self._expected = len(events)
         self._sockets = [sockets.subscriber(events, [prefix], self._event_frames)]
         if audio_out:
@@ -120,23 +120,14 @@ class Watch:
         """From the first event on; an ended session has no head that would bring them."""
         feed, first = self._feeds[session_id], 1
         while True:
-            page = await self._replay(session_id, first, None, 200)
+            page = await self._client.commander.replay(session_id, first)
             for raw in page.events:
                 feed.receive(bytes(raw))
             if page.next is None:
                 return
             first = page.next
 
-    async def _replay(self, session_id: str, first: int, last: int | None, limit: int) -> Replayed:
-        shard = ids.shard_of(session_id) or 0
-        data = {"from": first, "to": last, "limit": limit}
-        reply = await self._client.commander.ask(shard, "replay", data, session_id=session_id)
-        return msgspec.json.decode(msgspec.json.encode(reply.data), type=Replayed)
-
     def _follow(self, session_id: str, from_seq: int | None) -> Feed:
-        async def replay(first: int, last: int, limit: int) -> Replayed:
-            return await self._replay(session_id, first, last, limit)
-
         def ended(why: Exception | None) -> None:
             if why is not None:
                 self._seen.put(SessionVanished(session_id, str(why)))
@@ -149,7 +140,7 @@ class Watch:
 
         feed = Feed(
             session_id,
-            replay,
+            partial(self._client.commander.replay, session_id),
             deliver=self._seen.put,
             ended=ended,
             healed=lambda stretch: self._seen.put(Healed(session_id, stretch)),
@@ -185,8 +176,8 @@ class Watch:
             if feed is None:
                 feed = self._follow(session_id, from_seq=None)
             feed.hear(int(head), inc)
-        self._welcomes += 1
-        if self._welcomes >= self._expected:
+        self._welcomes.add(inc)
+        if len(self._welcomes) >= self._expected:
             self._welcomed.set()
 
     def _sound_frames(self, frames: list[bytes]) -> None:

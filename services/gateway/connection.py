@@ -11,11 +11,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from voicebus.bus import ids
-from voicebus.bus.messages.commands import Replayed
 from voicebus.bus.messages.sound import duration_ms
 from voicebus.client import (
     ClientError,
@@ -41,7 +39,6 @@ NOTICE_S = 1.0
 LEAST_FRAME_BYTES = 240
 """What a sound frame counts at least: 5 ms, so that many tiny ones are too much, too."""
 FAULTS_PER_S = 20
-PAGE = 200
 
 
 class House(Protocol):
@@ -284,19 +281,15 @@ class Connection:
 
     async def _last_words(self, wanted: Joining) -> Closing:
         """The session has ended meanwhile: what the caller missed of it is still there."""
-        shard, at = ids.shard_of(wanted.session_id) or 0, wanted.after_seq + 1
-        began = False
+        at, began = wanted.after_seq + 1, False
         while True:
             try:
-                reply = await self._line.ask(
-                    shard, "replay", {"from": at, "limit": PAGE}, session_id=wanted.session_id
-                )
+                page = await self._line.replay(wanted.session_id, at)
             except ClientError as error:
                 return self._refuse(_refusal(error, closing=protocol.GONE))
             if not began:
                 began = True
                 self._tell_began("attached", wanted.session_id, {}, wanted.after_seq, ())
-            page = msgspec.json.decode(msgspec.json.encode(reply.data), type=Replayed)
             for raw in page.events:
                 text = bytes(raw).decode()
                 self._put(lambda text=text: self._outbox.event(text))  # type: ignore[misc]

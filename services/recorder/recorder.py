@@ -12,7 +12,6 @@ import msgspec
 
 from voicebus.bus import ids, topics
 from voicebus.bus.messages import events
-from voicebus.bus.messages.commands import Replayed
 from voicebus.bus.messages.sound import CallerAudio, SoundWelcome
 from voicebus.client.commands import Commander
 from voicebus.config.settings import RecorderSettings
@@ -222,19 +221,13 @@ class Recorder:
                     keep_free_bytes=self._settings.keep_free_mb * files.MB,
                 ),
                 self._disk,
-                self._replay,
+                self._commander.replay,
                 max_s=self._settings.max_hours * 3600,
                 now_s=self._loop.time(),
                 now_us=time.time_ns() // 1000,
             )
             self._recordings[session_id] = recording
         return recording
-
-    async def _replay(self, session_id: str, first: int, last: int | None, limit: int) -> Replayed:
-        shard = ids.shard_of(session_id) or 0
-        data = {"from": first, "to": last, "limit": limit}
-        reply = await self._commander.ask(shard, "replay", data, session_id=session_id)
-        return msgspec.json.decode(msgspec.json.encode(reply.data), type=Replayed)
 
     def _save(self, now_s: float) -> None:
         why: str | None = None

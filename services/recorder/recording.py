@@ -12,9 +12,10 @@ from voicebus.bus.messages import events
 from voicebus.bus.messages.base import BadMessage, encode
 from voicebus.bus.messages.commands import Replayed
 from voicebus.bus.messages.sound import CallerAudio
+from voicebus.client.commands import PAGE
 from voicebus.client.errors import ClientError, CommandRefused
 from voicebus.client.events import Event
-from voicebus.client.feed import PAGE, Feed
+from voicebus.client.feed import Feed
 from voicebus.client.sound import decode
 from voicebus.services.recorder import account as accounts
 from voicebus.services.recorder.account import Account
@@ -136,15 +137,11 @@ class Recording:
 
     def _follow(self, *, catch_up: bool = True) -> None:
         """Every event from the first that is not in the file."""
-
-        async def replay(first: int, last: int, limit: int) -> Replayed:
-            return await self._replay(self.session_id, first, last, limit)
-
         if self._feed is not None:
             self._feed.close()
         self._feed = Feed(
             self.session_id,
-            replay,
+            partial(self._replay, self.session_id),
             deliver=self._deliver,
             ended=self._ended,
             gone=self._gone,

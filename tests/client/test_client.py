@@ -172,6 +172,20 @@ async def test_a_lost_tail_is_seen_by_the_head_and_fetched(
     assert event.seq == 1
 
 
+async def test_a_replay_that_makes_no_sense_is_asked_for_again(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    nonsense = [{"events": 5}]
+    cell.answers["replay"] = lambda asked: nonsense.pop() if nonsense else cell.usual(asked)
+    async with client.connect() as session:
+        cell.publish(session.id, OPENED, lost=True)
+        cell.head(session.id)
+
+        assert (await anext(session.events())).kind == "session_opened"
+
+    assert not nonsense
+
+
 async def test_every_consumer_gets_every_event(cell: FakeCell, client: RealtimeClient) -> None:
     async with client.connect() as session:
         early, late = session.events(), session.events()

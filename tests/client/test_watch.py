@@ -61,6 +61,20 @@ async def test_of_all_sessions_old_ones_are_seen_from_now_and_new_ones_whole(
     assert Healed(new, (1, 1)) in seen  # type: ignore[arg-type]
 
 
+async def test_a_publisher_that_welcomes_twice_does_not_stand_for_another(
+    cell: FakeCell, run_dir: str
+) -> None:
+    async with RealtimeClient(run_dir, shards=2) as client:
+        watch, other = Watch(client), Watch(client)  # all are welcomed when one more subscribes
+        with pytest.raises(NobodyAnswers, match=r"session-0\.events, .*session-1\.events"):
+            await watch.joined(timeout_s=0.3)
+
+        with FakeCell(run_dir, shard=1):
+            await watch.joined(timeout_s=30.0)
+        watch.close()
+        other.close()
+
+
 async def test_sound_is_seen_by_its_headers(cell: FakeCell, client: RealtimeClient) -> None:
     session_id = cell.begin()
     watch = Watch(client, session_id, audio_out=[cell.endpoints.audio_out(0)])
