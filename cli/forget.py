@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from voicebus.cli import folders, journals, processes
-from voicebus.cli.journals import DataDir
+from voicebus.cli.journals import DataDir, NotKept
 from voicebus.cli.options import RunDir
 from voicebus.cli.problems import Problem
 from voicebus.config import loader
@@ -27,12 +27,26 @@ def forget(
 ) -> None:
     """Delete a conversation that has ended from the journal: its events, inputs, replies and
     snapshot, also from the write-ahead log and the unused pages; and its recordings, wherever the
-    recorder of this data folder has written. Works beside a running Voicebus.
+    recorder of this data folder has written, also when the journal has forgotten it before. Works
+    beside a running Voicebus.
     """
-    path = journals.of_session(session, run_dir, data)
+    folder = folders.data(run_dir) if data is None else data
+    try:
+        path = journals.of_session(session, run_dir, data)
+    except NotKept:
+        # Its time in the journal is over; recordings may be kept longer, or for ever.
+        if not _forget_recordings(folder, session):
+            raise
+        print(f"forgotten: the recording of {session}; no journal in {folder} knows it")
+    else:
+        _forget_in_journal(path, session, None if data is not None else _owner(path.stem, run_dir))
+        _forget_recordings(folder, session)
+        print(f"forgotten: {session}")
+
+
+def _forget_in_journal(path: Path, session: str, owner: int | None) -> None:
     with journals.opened(path) as archive:
         (kept,) = archive.sessions(session)
-    owner = None if data is not None else _owner(path.stem, run_dir)
     if owner is not None and kept.ended_us is None:
         raise Problem(f"session {session} is open (process {owner} holds it): close it first")
     if owner is not None and kept.ended_us is not None:
@@ -44,9 +58,24 @@ def forget(
         journal.forget(path, session)
     except sqlite3.Error as error:
         raise Problem(f"{path} could not be written: {error}; try again") from None
-    for folder in _recordings(path.parent):
-        _forget_recording(folder / session, session)
-    print(f"forgotten: {session}")
+
+
+def _forget_recordings(data: Path, session: str) -> bool:
+    """Whether there was one."""
+    was_there = False
+    for folder in _recordings(data):
+        recording = folder / session
+        if not recording.is_dir():
+            continue
+        was_there = True
+        try:
+            files.delete(recording)
+        except OSError as error:
+            raise Problem(
+                f"the journal does not know {session} any more, but its recording {recording} "
+                f"could not be deleted: {error.strerror or error}; delete it yourself"
+            ) from None
+    return was_there
 
 
 def _recordings(data: Path) -> list[Path]:
@@ -54,18 +83,6 @@ def _recordings(data: Path) -> list[Path]:
     _, recorder = loader.load(RecorderSettings, loader.current_environment(), {})
     noted = files.places(data)
     return [*noted, Path(recorder.folder).expanduser()] if recorder.folder else noted
-
-
-def _forget_recording(folder: Path, session: str) -> None:
-    if not folder.is_dir():
-        return
-    try:
-        files.delete(folder)
-    except OSError as error:
-        raise Problem(
-            f"the journal has forgotten {session}, but its recording {folder} could not be "
-            f"deleted: {error.strerror or error}; delete it yourself"
-        ) from None
 
 
 def _owner(role: str, run_dir: object) -> int | None:

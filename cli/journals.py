@@ -21,6 +21,10 @@ DataDir = Annotated[
 ]
 
 
+class NotKept(Problem):
+    """No journal there knows the session."""
+
+
 def files(run_dir: Path | None, data: Path | None) -> list[Path]:
     """The journals of a data folder. Raises Problem when there is none."""
     folder = data if data is not None else folders.data(run_dir)
@@ -34,7 +38,7 @@ def files(run_dir: Path | None, data: Path | None) -> list[Path]:
 
 
 def of_session(session_id: str, run_dir: Path | None, data: Path | None) -> Path:
-    """The journal that keeps this session. Raises Problem."""
+    """The journal that keeps this session. Raises NotKept, and Problem where none can be read."""
     shard = ids.shard_of(session_id)
     if shard is None:
         raise Problem(f"{session_id!r} is no session id (s<shard>-<26 characters>)")
@@ -42,7 +46,7 @@ def of_session(session_id: str, run_dir: Path | None, data: Path | None) -> Path
         with opened(path) as archive:
             if archive.sessions(session_id):
                 return path
-    raise Problem(
+    raise NotKept(
         f"no journal in {files(run_dir, data)[0].parent} knows session {session_id}: "
         "it was forgotten, or it belongs to another stack"
     )
