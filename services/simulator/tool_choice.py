@@ -172,6 +172,8 @@ def _made_up(text: str, name: str, schema: Mapping[str, Any], tool: Mapping[str,
             return {}
         case "string" if _is_named(name, _PLACE_NAMES):
             return "Berlin"
+        case "string" if not _is_named(name, _TOPIC_NAMES):
+            return _proper_name(text) or " ".join(text.split())
         case _:
             return " ".join(text.split())
 
@@ -197,6 +199,12 @@ def _place(text: str) -> str | None:
         return None
     words = [word for word in found[1].split() if word.lower() not in _STOP_WORDS]
     return " ".join(word.capitalize() for word in words) or None
+
+
+def _proper_name(text: str) -> str | None:
+    """Luigi, of "a table at Luigi": what is written with a capital after such a word."""
+    found = re.search(r"\b(?:at|with|called|named) ([A-Z][\w']*(?: [A-Z][\w']*)*)", text)
+    return found[1] if found else None
 
 
 def _topic(text: str) -> str | None:

@@ -95,6 +95,22 @@ def test_tools_of_other_people_are_found_by_their_words() -> None:
     ]
 
 
+def test_a_name_that_follows_at_is_what_a_required_text_gets() -> None:
+    book = tool(
+        "book_table", "Book a table at a restaurant.", restaurant=TEXT, people={"type": "integer"}
+    )
+
+    assert called("Book a table for two people at Luigi", [book]) == [
+        ("book_table", {"restaurant": "Luigi", "people": 2})
+    ]
+    assert called("Book a table for four at Chez Marie, please.", [book]) == [
+        ("book_table", {"restaurant": "Chez Marie", "people": 4})
+    ]
+    assert called("book a table", [book]) == [
+        ("book_table", {"restaurant": "book a table", "people": 1})
+    ]
+
+
 def test_optional_parameters_are_left_out_unless_they_were_said() -> None:
     unit = {"enum": ["celsius", "fahrenheit"], "default": "celsius"}
     tools = [tool("get_weather", "", city=TEXT, unit=unit)]
