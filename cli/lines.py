@@ -32,6 +32,11 @@ def gist(data: Data) -> str:
             return " ".join(filter(None, (data.provider, data.model)))
         case events.SessionClosed():
             return _because(data.reason, data.code, data.message)
+        case events.SessionReconnecting():
+            return f"attempt {data.attempt}: {data.reason}"
+        case events.SessionResumed():
+            lost = ", events of the provider are lost" if data.events_lost else ""
+            return f"{data.transport}, history {data.history}{lost}"
         case events.UserSpeechStarted() | events.UserSpeechStopped():
             return f"at {data.at_ms} ms"
         case events.AssistantTurnStarted():
@@ -47,6 +52,9 @@ def gist(data: Data) -> str:
             return data.name
         case events.ToolCallDispatched():
             return f"{data.name}({_arguments(data.args)})"
+        case events.ApprovalRequested():
+            ends = "" if data.timeout_ms is None else f", denied after {data.timeout_ms / 1000:g} s"
+            return f"{data.name}({_arguments(data.args)}) waits for `approve`{ends}"
         case events.ToolCallProgress():
             return f"{data.name}: {shown(data.text)}"
         case events.ToolCallCompleted() | events.ToolCallLateResult():
@@ -68,6 +76,8 @@ def gist(data: Data) -> str:
                 f"{one.get('name')} {one.get('remaining')}/{one.get('limit')}"
                 for one in data.limits
             )
+        case events.RateLimited():
+            return f"for {data.reset_ms} ms"
         case dict():
             return shown(data)
         case _:

@@ -39,6 +39,22 @@ from voicebus.cli.lines import LONGEST, gist
             "c: broken (this ends the session)",
         ),
         (events.RateLimits(limits=[{"name": "tokens", "remaining": 1, "limit": 2}]), "tokens 1/2"),
+        (
+            events.ApprovalRequested(call_id="c", name="pay", args={"euros": 3}, timeout_ms=60_000),
+            "pay(euros=3) waits for `approve`, denied after 60 s",
+        ),
+        (events.SessionReconnecting(reason="it hung up", attempt=2), "attempt 2: it hung up"),
+        (
+            events.SessionResumed(
+                transport="transport-1",
+                audio_in="i",
+                audio_out="o",
+                history="partial",
+                events_lost=True,
+            ),
+            "transport-1, history partial, events of the provider are lost",
+        ),
+        (events.RateLimited(reset_ms=900), "for 900 ms"),
         (events.SessionUpdated(), ""),
     ],
 )
