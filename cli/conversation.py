@@ -52,6 +52,8 @@ class Conversation:
         self._opened = False
         self._failure: str | None = None
         self._last_error: str | None = None
+        self._broken: Exception | None = None
+        """What showing an event raised: whoever read our output has gone, say."""
         self._heard = heard
         self._heard_at = 0.0
         self._playback = Playback(
@@ -93,6 +95,8 @@ class Conversation:
             failure = self._failure or self._refused.get(self._cause or "")
             if failure is not None:
                 raise Problem(failure)
+            if self._broken is not None:
+                raise self._broken
             if loop.time() >= end:
                 seen = f"; the last error was {self._last_error}" if self._last_error else ""
                 raise TimedOut(f"waited {self._timeout_s:g} s for {what}{seen}")
@@ -133,6 +137,10 @@ class Conversation:
                 sys.stderr.write(f"{error}\n")
             except ClientError as error:
                 self._fail(str(error))
+                return
+            except Exception as error:
+                self._broken = error
+                self._changed.set()
                 return
 
     async def _reason(self, error: ClientError) -> str:

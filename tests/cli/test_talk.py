@@ -91,6 +91,21 @@ async def test_the_answer_after_a_tool_belongs_to_the_turn(
     assert kinds.count("assistant_turn_completed") == 2
 
 
+async def test_when_nobody_reads_what_is_shown_the_session_is_closed_and_that_is_told(
+    cell: Callable[..., FakeCell], run_dir: Path
+) -> None:
+    stack = cell(*ANSWER)
+
+    def show(event: Event) -> None:
+        if event.kind == "assistant_text":
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        await hold(Endpoints(run_dir), HELLO, show, None)
+
+    assert stack.asked("close")
+
+
 async def test_modality_and_instructions_are_the_sessions(
     cell: Callable[..., FakeCell], run_dir: Path
 ) -> None:
