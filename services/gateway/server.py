@@ -13,6 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from voicebus.config import extras
 from voicebus.config.settings import GatewaySettings
+from voicebus.services.gateway.websocket import bounded
 from voicebus.services.runtime import CannotStart
 
 PING_S = 10.0
@@ -73,7 +74,7 @@ def server(
     config = uvicorn.Config(
         app,
         http=_patient(settings, count),
-        ws="websockets-sansio",
+        ws=bounded(count),
         ws_max_size=2 * settings.max_message_bytes,
         ws_ping_interval=PING_S,
         ws_ping_timeout=PING_S,
