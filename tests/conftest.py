@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -19,6 +20,12 @@ LANGUAGE = "language of an example"
 """The property of a report that holds a language and what became of its example."""
 NEW_CELL = "new cell"
 """The property of a report that says why a shared cell was made anew before its test."""
+
+# How long an example takes says how busy the machine is, and nothing of the code.
+settings.register_profile(
+    "busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("busy")
 
 
 class Together(LoadScopeScheduling):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from voicebus.client import RealtimeClient
+from voicebus.client import RealtimeClient, commands, shards
 from voicebus.client.testing import FakeCell
 
 
@@ -29,3 +29,10 @@ async def cell(run_dir: str) -> AsyncIterator[FakeCell]:
 async def client(run_dir: str) -> AsyncIterator[RealtimeClient]:
     async with RealtimeClient(run_dir) as client:
         yield client
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For who counts commands: a slow machine is no silence, after which they are said again."""
+    monkeypatch.setattr(commands, "FIRST_RETRY_S", 30.0)
+    monkeypatch.setattr(shards, "ANSWER_S", 30.0)

@@ -18,6 +18,7 @@ SERVICE = """
 import asyncio
 import os
 import resource
+import signal
 from voicebus.config.settings import SessionSettings
 from voicebus.services.runtime import CannotStart, Runtime, run
 
@@ -35,11 +36,13 @@ async def serve(runtime):
             runtime.draining("one conversation goes on")
             await asyncio.Event().wait()
         case "short of descriptors":
+            enough = asyncio.Event()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, enough.set)
             runtime.ready()
             soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
             few = len(os.listdir("/dev/fd")) + 12
             resource.setrlimit(resource.RLIMIT_NOFILE, (few, hard))
-            await asyncio.sleep(3)
+            await enough.wait()
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             await runtime.stopping.wait()
         case "waiting":
@@ -141,9 +144,10 @@ def test_what_is_refused_again_and_again_is_counted_and_logged_once(
 def test_who_runs_out_of_descriptors_is_failing_until_there_are_enough_again(
     spawn: Spawn, run_dir: Path
 ) -> None:
-    spawn("short of descriptors")
+    process = spawn("short of descriptors")
 
     short = state(run_dir, lambda one: one.state == "failing")
+    process.send_signal(signal.SIGUSR1)
     again = state(run_dir, lambda one: one.state == "ready" and one.since_us > short.since_us)
 
     assert short.why is not None

@@ -81,6 +81,7 @@ async def test_a_commit_that_takes_long_is_told_while_it_does_and_is_as_safe_as_
     tmp_path: Path,
 ) -> None:
     desk = Desk(tmp_path / "j.db")
+    desk.journal._writer.execute("pragma busy_timeout = 60000")
     other = sqlite3.connect(desk.journal.path, isolation_level=None)
     other.execute("begin immediate")
     writing = asyncio.create_task(desk.write(work("s0-a")))

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from voicebus.services.session.core import effects as fx
@@ -172,6 +172,7 @@ _changes = st.tuples(
 
 
 @given(st.lists(_changes, max_size=40))
+@example([("added", 0), ("added", 1), ("added", 2), ("whole", 0)])  # every line is run each time
 def test_an_item_long_past_is_found_changed_and_deleted_like_the_latest(
     changes: list[tuple[str, int]],
 ) -> None:
