@@ -88,7 +88,7 @@ class Conversation:
         one mean nothing now."""
         self.unattended_s = 0.0
         """How long its talker's lease had been over when this process found it in the journal;
-        0 as soon as anybody speaks to it."""
+        0 as soon as anybody renews that."""
         self.work = self._fresh()
         self._broken: Exception | None = None
         """Why its deadline cannot be told."""
@@ -102,7 +102,7 @@ class Conversation:
             if self._broken is not None:
                 raise self._broken
             state, effects = step(self.state, event)
-            if isinstance(event, i.TalkerSeen | i.Commanded):
+            if state.lease_until_us != self.state.lease_until_us:
                 self.unattended_s = 0.0
             body = encode(event)
             self.state = state

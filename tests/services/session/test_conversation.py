@@ -260,6 +260,27 @@ def test_a_conversation_that_is_set_aside_hangs_up_behind_all_that_was_not_done_
     assert hang_up.generation == 1, "an older one is refused, and the connection stays open"
 
 
+@pytest.mark.parametrize(("rights", "is_back"), [("talk", True), ("command", True), ("", False)])
+def test_a_client_that_attaches_after_all_processes_were_away_is_there_again(
+    rights: str, is_back: bool
+) -> None:
+    one = conversation()
+    opened(one)
+    one.unattended_s = 100.0
+    attached = i.Attached(
+        now_us=9,
+        command_id="a",
+        token="t2",
+        talk=rights == "talk",
+        command=rights == "command",
+        opened={},
+    )
+
+    one.feed(attached, 9)
+
+    assert (one.unattended_s == 0.0) == is_back
+
+
 def test_a_command_that_still_waits_is_known_after_recovery() -> None:
     one = conversation()
     one.feed(requested(), 1)
