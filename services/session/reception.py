@@ -7,7 +7,7 @@ decides, and the reply is made out when the journal has it.
 import asyncio
 import sqlite3
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -34,6 +34,14 @@ TOOL_WAIT_S = 3.0
 """How long `open` waits for a tool that is named and not there yet."""
 UPDATABLE = frozenset(configuration.FIELDS) - configuration.FIXED
 PAGE_LIMIT = 200
+
+
+class _Opening(NamedTuple):
+    """An `open` that waits for a tool."""
+
+    command: c.Command
+    until_s: float
+    timer: asyncio.TimerHandle
 
 
 class House(Protocol):
@@ -63,9 +71,8 @@ class Reception:
         self._settings = runtime.settings
         self._number = runtime.instance
         self._house = house
-        self._opening: dict[str, tuple[c.Command, asyncio.TimerHandle]] = {}
-        self._waited: set[str] = set()
-        """Opens that have waited for their tools long enough."""
+        self._opening: dict[str, _Opening] = {}
+        """By command id, those that wait for a tool."""
         self._touched_us: dict[str, int] = {}
         self.draining = False
         self.desk = self._desk = Desk(
@@ -88,10 +95,9 @@ class Reception:
 
     def catalogue_changed(self) -> None:
         """Who waited for a tool may go on."""
-        for command, timer in tuple(self._opening.values()):
-            timer.cancel()
-            self._opening.pop(command.id, None)
-            self._guard(command, self._open, command, typed(command))
+        for waiting in tuple(self._opening.values()):
+            waiting.timer.cancel()
+            self._open_again(waiting.command, waiting.until_s)
 
     def forget(self, session_id: str) -> None:
         """A conversation has left the memory."""
@@ -209,7 +215,8 @@ class Reception:
             self._touched_us[conversation.session_id] = now_us
             self._house.feed(conversation, i.TalkerSeen(now_us=now_us))
 
-    def _open(self, command: c.Command, data: c.Open) -> None:
+    def _open(self, command: c.Command, data: c.Open, until_s: float | None = None) -> None:
+        """`until_s`: when the wait of one that has waited before is over, in the loop's time."""
         if self.draining or self._runtime.is_leaving:
             raise Refused("draining", f"session-{self._number} is being stopped", after_ms=1000)
         if self._house.journal_lost:
@@ -231,19 +238,13 @@ class Reception:
         if cannot is not None:
             raise Refused("unsupported", cannot)
         tools = configuration.resolve(config.tools, self._house.pool.catalogue)
-        wait_for = (
-            ", ".join(tools.missing)
-            if tools.missing
-            else "the catalogue"
-            if not self._house.pool.known and config.tools == "*"
-            else ""
-        )
-        waited = command.id in self._waited
-        if wait_for and not waited:
-            timer = asyncio.get_running_loop().call_later(TOOL_WAIT_S, self._wait_over, command)
-            self._opening[command.id] = (command, timer)
-            return
-        self._waited.discard(command.id)
+        if tools.missing or (not self._house.pool.known and config.tools == "*"):
+            loop = asyncio.get_running_loop()
+            until_s = loop.time() + TOOL_WAIT_S if until_s is None else until_s
+            if loop.time() < until_s:
+                timer = loop.call_at(until_s, self._open_again, command, 0.0)
+                self._opening[command.id] = _Opening(command, until_s, timer)
+                return
         if tools.missing:
             raise self._unavailable(tools.missing, after_ms=1000)
         if config.tools and not self._house.pool.known:
@@ -258,10 +259,9 @@ class Reception:
             after_ms=after_ms,
         )
 
-    def _wait_over(self, command: c.Command) -> None:
-        self._opening.pop(command.id, None)
-        self._waited.add(command.id)
-        self._guard(command, self._open, command, typed(command))
+    def _open_again(self, command: c.Command, until_s: float) -> None:
+        del self._opening[command.id]
+        self._guard(command, self._open, command, typed(command), until_s)
 
     def _begin(
         self,

@@ -461,11 +461,9 @@ class Cell:
     def end(self) -> None:
         """Everything comes to an end, each command has had one reply, and all of it folds."""
         self.wait(90)
-        for waiting, timer in tuple(
-            self.reception._opening.values()
-        ):  # for tools that are not there
-            timer.cancel()
-            self.reception._wait_over(waiting)
+        for waiting in tuple(self.reception._opening.values()):  # for tools that are not there
+            waiting.timer.cancel()
+            self.reception._open_again(waiting.command, 0.0)
         self.command("close")
         self.wait(1)
         others = [id_ for id_ in self.expected if self.replies[id_] != 1]

@@ -8,6 +8,7 @@ from tests.end_to_end.support import Line
 from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages import link
+from voicebus.bus.messages.commands import Command
 from voicebus.bus.sockets import Sockets
 from voicebus.config.settings import CellSettings, SessionSettings
 from voicebus.services.runtime import Runtime
@@ -110,3 +111,19 @@ async def test_after_a_bug_behind_the_commit_nothing_more_is_written() -> None:
         (kept,) = archive.sessions()
         archive.close()
         assert kept.seq == written
+
+
+async def test_a_catalogue_that_keeps_changing_makes_no_open_wait_longer() -> None:
+    async with running() as (shard, _):
+        shard.pool.known = True
+        reception = shard._reception
+        wanted = {"config": {"tools": ["a_tool_that_never_comes"]}}
+        reception._perform(Command(id="open-123", command="open", data=wanted))
+        (first,) = reception._opening.values()
+
+        reception.catalogue_changed()
+
+        (again,) = reception._opening.values()
+        assert again.until_s == first.until_s
+        assert first.timer.cancelled()
+        await shard.stop()
