@@ -44,3 +44,10 @@ class Clock:
             return by_ns / 1e9
         self._offset_ns += by_ns
         return 0.0
+
+
+def timer_s(due_us: int, now_us: int) -> float:
+    """Seconds for a timer of the loop's that rings at `due_us` and not before: up to a whole
+    millisecond. uvloop rounds to the nearest one; each fourth deadline was looked at too early, and
+    that nothing was to be decided was written to the journal."""
+    return max(0, -(-(due_us - now_us) // 1000)) / 1000

@@ -20,7 +20,7 @@ from voicebus.services.runtime import Runtime
 from voicebus.services.session import uplink
 from voicebus.services.session.attempts import STRIKES, AttemptMark
 from voicebus.services.session.audience import Audience
-from voicebus.services.session.clock import Clock
+from voicebus.services.session.clock import Clock, timer_s
 from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
@@ -136,9 +136,8 @@ class Shard:
         due_us = conversation.deadline()
         if due_us is None:
             return
-        delay_s = max(0.0, (due_us - self.now_us()) / 1_000_000)
         self._timers[conversation.session_id] = asyncio.get_running_loop().call_later(
-            delay_s, self._time_passed, conversation
+            timer_s(due_us, self.now_us()), self._time_passed, conversation
         )
 
     def _time_passed(self, conversation: Conversation) -> None:

@@ -1,4 +1,6 @@
-from voicebus.services.session.clock import Clock
+import pytest
+
+from voicebus.services.session.clock import Clock, timer_s
 
 START_US = 1_800_000_000_000_000
 
@@ -83,3 +85,12 @@ def test_what_the_journal_holds_is_past_also_where_the_clock_was_set_back_meanwh
     assert clock.now_us() == START_US + 61_000_000
     clock.not_before(START_US)
     assert clock.now_us() == START_US + 61_000_001
+
+
+@pytest.mark.parametrize(
+    ("due_us", "seconds"), [(1_000_001, 0.001), (1_001_000, 0.001), (1_001_001, 0.002), (5, 0.0)]
+)
+def test_a_timer_does_not_ring_before_its_time_also_where_it_counts_milliseconds(
+    due_us: int, seconds: float
+) -> None:
+    assert timer_s(due_us, 1_000_000) == seconds
