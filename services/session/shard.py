@@ -634,6 +634,9 @@ class Shard:
             self._attempt.begin(stored.session_id)
             try:
                 foreign = conversation.recover(stored)
+                if conversation.state.phase == "closed":
+                    # Else nothing ends it: it has no deadlines any more, and tells nobody.
+                    raise ValueError("today's code ends it, the code that decided it went on")
                 conversation.translator = TRANSLATORS[conversation.state.vendor or "openai"]
                 ended_us = conversation.state.lease_until_us or now_us
                 conversation.feed(i.TalkerSeen(now_us=now_us), now_us)

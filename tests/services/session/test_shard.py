@@ -8,21 +8,25 @@ from tests.end_to_end.support import Line
 from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages import link
-from voicebus.bus.messages.commands import Command
+from voicebus.bus.messages.commands import Command, SessionConfig
 from voicebus.bus.sockets import Sockets
 from voicebus.config.settings import CellSettings, SessionSettings
 from voicebus.services.runtime import Runtime
 from voicebus.services.session.archive import Archive
-from voicebus.services.session.conversation import Work
+from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import inputs
-from voicebus.services.session.journal import Journal
+from voicebus.services.session.journal import Commit, Journal
+from voicebus.services.session.providers.openai import OpenAI
 from voicebus.services.session.shard import Shard
 
 
 @asynccontextmanager
-async def running() -> AsyncIterator[tuple[Shard, Line]]:
+async def running(*earlier: Commit) -> AsyncIterator[tuple[Shard, Line]]:
     with testing.run_folder() as run, Sockets() as sockets:
         (run / "data").mkdir()
+        journal = Journal(run / "data" / "session-0.db")
+        journal.write(list(earlier))
+        journal.close()
         cell = CellSettings(run=str(run), data=str(run / "data"))
         runtime = Runtime("session", 0, cell, SessionSettings(), Endpoints(run))
         with runtime.sockets:
@@ -127,3 +131,35 @@ async def test_a_catalogue_that_keeps_changing_makes_no_open_wait_longer() -> No
         assert again.until_s == first.until_s
         assert first.timer.cancelled()
         await shard.stop()
+
+
+async def test_a_conversation_that_only_todays_code_ends_is_set_aside() -> None:
+    session_id = "s0-01m83sy634vxkaw98aw21c62v1"
+    one = Conversation(session_id, OpenAI(), "inc-1", 100, created_us=1)
+    asked = inputs.Commanded(now_us=2, command_id="close-1", command="close", data={})
+    for event in (requested(session_id), asked):
+        one.feed(event, event.now_us)
+    work = one.take_work()
+    work.commit.ended_us = None  # so would a code have written that went on
+
+    async with running(work.commit) as (shard, _):
+        (conversation,) = shard.conversations.values()
+
+        assert conversation.ended_us is not None
+        assert b"set aside" in conversation.ring[-1][1]
+        await shard.stop()
+
+
+def requested(session_id: str) -> inputs.SessionRequested:
+    return inputs.SessionRequested(
+        now_us=1,
+        command_id="open-1",
+        session_id=session_id,
+        config=SessionConfig(),
+        tools=[],
+        transport=0,
+        token="t",
+        vendor="openai",
+        model="m",
+        opened={},
+    )
