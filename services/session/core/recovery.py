@@ -168,8 +168,7 @@ def _heard_text(d: Draft, record: ItemRecord) -> str:
     heard, whole = record.heard_ms, record.generated_ms
     if heard is None or not whole or heard >= whole:
         return record.text
-    words = record.text.split()
-    return " ".join(words[: len(words) * heard // whole])
+    return playback.heard_text(record.text, heard, whole)
 
 
 def _words_so_far(d: Draft, item_id: str) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import (
+    AssistantHeard,
     AssistantTurnCompleted,
     SessionClosed,
     SessionExpiring,
@@ -32,6 +33,7 @@ from voicebus.services.session.testing import (
     replies,
     requests,
     sound,
+    speech_started,
     spoken,
     tool,
     tool_ok,
@@ -708,3 +710,17 @@ def test_an_answer_without_words_that_nobody_heard_is_not_missed() -> None:
     (resumed,) = of(reconnect(stage), SessionResumed)
 
     assert resumed.history == "complete"
+
+
+def test_a_new_connection_is_told_the_words_that_clients_were_told_were_heard() -> None:
+    stage = Stage()
+    words = "Unquestionably, it is so hot in here"
+    stage.play(created(), *message(), spoken(words, final=True), sound(ms=2000))
+    stage.wait(1)
+    stage.play(speech_started(), done("r1", "cancelled", "turn_detected"))
+    (heard,) = of(stage.wait(0.3), AssistantHeard)
+
+    stage.play(cut())
+
+    assert heard.text == "Unquestionably, it"
+    assert told(stage) == [("assistant", heard.text)]
