@@ -293,22 +293,29 @@ class Journal:
         ).fetchone()
         return int(msgspec.json.decode(row[0])["seq"]) if row else None
 
-    def prune(self, ended_before_us: int, replies_before_us: int) -> bool:
-        """Forget conversations that ended before, and old replies. Runs in the writer's thread.
-
-        Whether words of forgotten ones may be left, so that the file must be written anew.
-        """
+    def forget_ended(self, before_us: int) -> bool:
+        """Forget one conversation that ended before, so that a commit waits for no more than that.
+        Whether there was one. Runs in the writer's thread."""
         old = self._writer.execute(
-            "select session_id from sessions where ended_us < ?", (ended_before_us,)
-        ).fetchall()
+            "select session_id from sessions where ended_us < ? limit 1", (before_us,)
+        ).fetchone()
+        if old is None:
+            return False
         with _transaction(self._writer) as sql:
-            for (session_id,) in old:
-                _delete(sql, session_id)
-            if old:
-                sql.execute("insert or replace into meta values (?, 'yes')", (LEFTOVERS,))
-            sql.execute("delete from replies where at_us < ?", (replies_before_us,))
-            left = sql.execute("select 1 from meta where key = ?", (LEFTOVERS,)).fetchone()
-        return left is not None
+            _delete(sql, old[0])
+            sql.execute("insert or replace into meta values (?, 'yes')", (LEFTOVERS,))
+        return True
+
+    def forget_replies(self, before_us: int) -> None:
+        """Forget those that are older. Runs in the writer's thread."""
+        with _transaction(self._writer) as sql:
+            sql.execute("delete from replies where at_us < ?", (before_us,))
+
+    def has_leftovers(self) -> bool:
+        """Whether words of forgotten conversations may be left, so that the file must be written
+        anew. Runs in the writer's thread."""
+        row = self._writer.execute("select 1 from meta where key = ?", (LEFTOVERS,)).fetchone()
+        return row is not None
 
     def rewrite(self, is_over: Callable[[], bool]) -> None:
         """Write the file anew, which takes a second or more per 200 MB. Runs in the writer's

@@ -26,6 +26,8 @@ REPLIES_KEPT = 10_000
 REWRITE_BYTES = 1024 * 1024 * 1024
 """A larger file is not written anew while the process runs: the second half of it cannot be ended,
 and who opens a session then would wait for longer than anybody does."""
+FORGOTTEN_TOGETHER = 200
+"""Conversations at each look, every 10 s: more than end in that time, and some 100 MB of log."""
 REWRITE_AGAIN_S = 3600.0
 """After a failure: the disk that has no room for a second copy will not have it soon."""
 
@@ -160,16 +162,18 @@ class Writer:
     async def tidy(self, ended_before_us: int, replies_before_us: int, *, is_quiet: bool) -> None:
         """Retention and a checkpoint, between batches. In a quiet moment, which nobody's work ends
         later, the file is written anew, if that is owed."""
-        owed = False
+        is_all = owed = False
         try:
-            owed = await self._thread.do(self._journal.prune, ended_before_us, replies_before_us)
+            is_all = await self._forget_ended(ended_before_us)
+            await self._thread.do(self._journal.forget_replies, replies_before_us)
+            owed = await self._thread.do(self._journal.has_leftovers)
         except sqlite3.Error as error:
             log.warning("journal.not_pruned", why=str(error))
         # The log still holds what the file forgot. While somebody reads it grows by the whole file
         # each time that is written anew.
         is_empty = await self._checkpoint(empty_log=owed)
         is_time = is_quiet and asyncio.get_running_loop().time() >= self._rewrite_at_s
-        if not (owed and is_empty and is_time):
+        if not (owed and is_all and is_empty and is_time):
             return
         rewritten = await self._rewrite()
         # What a full disk has ended lies there, too, and fills it.
@@ -177,6 +181,14 @@ class Writer:
         if rewritten and is_empty:
             with contextlib.suppress(sqlite3.Error):
                 await self._thread.do(self._journal.rewritten)
+
+    async def _forget_ended(self, before_us: int) -> bool:
+        """Whether those are all. One after the other, with the commits that come between; more
+        than so many wait until the log of these has gone into the file."""
+        for _ in range(FORGOTTEN_TOGETHER):
+            if not await self._thread.do(self._journal.forget_ended, before_us):
+                return True
+        return False
 
     async def _checkpoint(self, *, empty_log: bool) -> bool:
         checkpoint = functools.partial(self._journal.checkpoint, empty_log=empty_log)

@@ -185,6 +185,41 @@ async def test_after_retention_the_file_is_written_anew_in_the_first_quiet_momen
     await desk.writer.drain()
 
 
+async def test_what_is_to_be_written_does_not_wait_until_all_old_conversations_are_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "FORGOTTEN_TOGETHER", 20)
+    desk = Desk(tmp_path / "j.db")
+    old = [work(f"s0-old-{k:02}") for k in range(30)]
+    for one in old:
+        one.commit.ended_us = 5
+    await desk.write(*old)
+    left: list[int] = []
+
+    def committed(batch: list[Work], safe: bool) -> None:
+        left.append(count(desk.journal.path))
+
+    desk.writer._committed = committed
+    tidying = asyncio.create_task(desk.writer.tidy(6, 0, is_quiet=True))
+    await asyncio.sleep(0)  # now the first is being forgotten
+    await desk.write(work("s0-new"))
+    await tidying
+
+    assert left[0] > 20, "it is written while the old ones are still there"
+    assert count(desk.journal.path) == 10 + 1, "the others have their turn after a checkpoint"
+    await desk.writer.tidy(6, 0, is_quiet=True)
+    assert count(desk.journal.path) == 1
+    await desk.writer.drain()
+
+
+def count(path: Path) -> int:
+    """The conversations in the file."""
+    sql = sqlite3.connect(path)
+    (found,) = sql.execute("select count(*) from sessions").fetchone()
+    sql.close()
+    return int(found)
+
+
 async def test_who_writes_ends_the_rewriting_of_the_file(tmp_path: Path) -> None:
     desk = Desk(tmp_path / "j.db")
     many = work("s0-a")
