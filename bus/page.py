@@ -95,6 +95,7 @@ _TYPES: dict[str, type[Message]] = {
         commands.SessionConfig,
         commands.ServerVad,
         commands.SemanticVad,
+        commands.Filler,
         sound.SoundIn,
         work.ToolSpec,
         work.Failure,

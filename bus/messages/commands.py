@@ -53,7 +53,9 @@ class CommandError(Message, frozen=True, kw_only=True):
     """Who, what, which limit, and what to do."""
     retry: bool = False
     after_ms: int | None = None
+    """Not before so long; None: as you like."""
     who: str = "session"
+    """Who refused it: `session`, `provider`, `relay` or `gateway`."""
 
 
 class Command(Message, frozen=True, kw_only=True):
@@ -129,18 +131,24 @@ class SessionConfig(Message, frozen=True, kw_only=True):
     instructions: str | None = None
     voice: str | dict[str, Any] | None = None
     modalities: tuple[Literal["audio", "text"], ...] = ("audio", "text")
+    """How it answers: with sound and its words, or `text` alone."""
     input_audio_format: AudioFormat = "pcm16"
     output_audio_format: AudioFormat = "pcm16"
     turn_detection: ServerVad | SemanticVad | Literal["server_vad", "semantic_vad", "none"] = (
         "server_vad"
     )
+    """Who finds the ends of what the caller says; none: the client, by `commit_audio`
+    (push-to-talk)."""
     input_audio_transcription: dict[str, Any] | Literal[False] | None = None
     """The provider's transcription settings; None means on with the provider's default model."""
     tools: list[str | dict[str, Any]] | Literal["*"] = "*"
     """Names of the catalogue, and whole function schemas, which are then the client's own tools."""
     tool_choice: str | dict[str, Any] = "auto"
+    """As the provider takes it: auto, none, required, or a tool by name."""
     max_response_output_tokens: int | Literal["inf"] | None = None
+    """None: as many as the provider allows."""
     on_interrupt: OnInterrupt = "drop"
+    """What the model is told of calls that an interrupt meets: docs/tools.md."""
     provider_extras: dict[str, Any] = {}
     """Merged deeply into the provider's session object."""
 
@@ -163,13 +171,18 @@ class SessionConfig(Message, frozen=True, kw_only=True):
     """Extra fields of the provider's events, such as the transcription's logprobs."""
 
     model: str | None = None
+    """None: the one of the settings."""
     provider: str = "openai"
+    """`openai`, `azure` or `xai`."""
     headless: bool = False
     """No player listens: sound is not kept back for one."""
     lease_s: float = 60.0
-    """A session whose talker is silent for so long closes as `abandoned`."""
+    """A session whose talkers give no sign of life for so long (sound, `ping`, a command other than
+    `snapshot` and `replay`) closes as `abandoned`."""
     max_duration_s: float | None = None
+    """Then it closes with the reason `limit`; None: no limit."""
     max_tokens_total: int | None = None
+    """Likewise, as the provider counts them."""
     tool_timeout_s: float | None = None
     """The longest that any call of this session may take; None leaves it to the tools."""
     approval_timeout_s: float = 60.0
@@ -182,6 +195,7 @@ class Open(Message, frozen=True, kw_only=True):
     """Start a session. Goes to any shard; the reply's data is an Opened."""
 
     config: dict[str, Any] = {}
+    """Fields of SessionConfig, those that differ from its defaults."""
 
 
 class Opened(Message, frozen=True, kw_only=True):
@@ -189,7 +203,9 @@ class Opened(Message, frozen=True, kw_only=True):
 
     session_id: str
     token: str
+    """Right to this session: for its sound, and in commands."""
     transport: str
+    """The name of the one that has its sound."""
     audio_in: str
     """Endpoint of the transport's sound-in ROUTER."""
     audio_out: str
@@ -197,7 +213,9 @@ class Opened(Message, frozen=True, kw_only=True):
     events: str
     commands: str
     seq: int = 0
+    """Of its last event."""
     warnings: list[str] = []
+    """What to know of the configuration that was asked for, in words for people."""
 
 
 class Attach(Message, frozen=True, kw_only=True):
@@ -224,16 +242,20 @@ class CommitAudio(Message, frozen=True, kw_only=True):
     """Push-to-talk: what was said so far is a turn. Performed after sound frame `after_n`."""
 
     after_n: int | None = None
+    """Performed after this sound frame has gone out; None: at once."""
     token: str | None = None
     """Whose sound frames `after_n` counts; the newest talker's if not given."""
     respond: bool = True
+    """Have it answered, where the turn detection does not see to that."""
 
 
 class ClearAudio(Message, frozen=True, kw_only=True):
     """Forget what was said so far and not committed. Performed after sound frame `after_n`."""
 
     after_n: int | None = None
+    """As in `commit_audio`."""
     token: str | None = None
+    """As in `commit_audio`."""
 
 
 class CreateResponse(Message, frozen=True, kw_only=True):
@@ -252,15 +274,20 @@ class Update(Message, frozen=True, kw_only=True):
     """Change the configuration; committed when the provider confirms it."""
 
     config: dict[str, Any]
+    """Fields of SessionConfig, those that change."""
 
 
 class ReportPlayback(Message, frozen=True, kw_only=True):
     """What the player has played: every 250 ms and at each stop, from the talker."""
 
     item_id: str
+    """As the sound's header names it."""
     content_index: int = 0
     played_ms: int
+    """Of this item, from its first sample on: not of the whole conversation."""
     state: Literal["playing", "stopped", "done"]
+    """playing: it goes on; stopped: at a flush, or because the player stands still; done: it was
+    played to its `end`."""
 
 
 class SubmitToolOutput(Message, frozen=True, kw_only=True):
@@ -268,7 +295,9 @@ class SubmitToolOutput(Message, frozen=True, kw_only=True):
 
     call_id: str
     result: Any = None
+    """What the model is told, if there is no error."""
     error: str | None = None
+    """Why there is no result, in words for the model."""
 
 
 class Approve(Message, frozen=True, kw_only=True):
@@ -277,6 +306,7 @@ class Approve(Message, frozen=True, kw_only=True):
     call_id: str
     approve: bool
     reason: str | None = None
+    """In words for the model, when it is denied."""
 
 
 class Snapshot(Message, frozen=True, kw_only=True):
@@ -294,7 +324,7 @@ class Replay(Message, frozen=True, kw_only=True):
 
 
 class Replayed(Message, frozen=True, kw_only=True):
-    """A page of events, each as its header, of at most about 1 MB; `next` is where to go on, None
+    """A page of events, each as its header, of at most about 1 MB; `next` is where to go on, null
     at the end."""
 
     events: list[msgspec.Raw]
@@ -313,7 +343,9 @@ class Close(Message, frozen=True, kw_only=True):
     """End the session. Performed after sound frame `after_n`."""
 
     after_n: int | None = None
+    """As in `commit_audio`."""
     token: str | None = None
+    """As in `commit_audio`."""
 
 
 class Ping(Message, frozen=True, kw_only=True):

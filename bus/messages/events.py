@@ -17,6 +17,7 @@ class EventHeader(Message, frozen=True, kw_only=True):
     v: int = 1
     kind: str
     session_id: str
+    """Empty on the `welcome` of a subscription that covers more than one."""
     seq: int | None = None
     """Counts from 1 per session without gaps; None on `welcome` and `head`."""
     prev: int | None = None
@@ -65,6 +66,9 @@ class SessionClosed(Message, frozen=True, kw_only=True):
     """The last event of a session."""
 
     reason: Literal["client", "server", "error", "abandoned", "limit", "transport_lost"]
+    """client: by `close`; server: by the provider; abandoned: its lease ended; limit:
+    `max_duration_s` or `max_tokens_total`; transport_lost: its transport died, and dialling
+    again could not help."""
     code: str | None = None
     """The WebSocket close code or our error code."""
     message: str | None = None
@@ -82,22 +86,29 @@ class SessionResumed(Message, frozen=True, kw_only=True):
 
     transport: str
     audio_in: str
+    """Where the caller's sound goes from now on, …"""
     audio_out: str
+    """… and where the assistant's comes from."""
     history: Literal["complete", "partial"]
+    """partial: of what was said before, the provider could not be told everything."""
     events_lost: bool = False
+    """What the provider said in between is lost."""
     snapshot_required: bool = False
+    """The state may be another than the events before told: take a `snapshot`."""
 
 
 class SessionExpiring(Message, frozen=True, kw_only=True):
     """The provider will end its session soon."""
 
     at: int
+    """In Unix seconds."""
 
 
 class UserSpeechStarted(Message, frozen=True, kw_only=True):
     """The provider's turn detection heard the caller begin."""
 
     at_ms: int
+    """As the provider counts: since the beginning of the sound that it was sent."""
     item_id: str | None = None
 
 
@@ -105,6 +116,7 @@ class UserSpeechStopped(Message, frozen=True, kw_only=True):
     """The provider's turn detection heard the caller end."""
 
     at_ms: int
+    """As the provider counts: since the beginning of the sound that it was sent."""
     item_id: str | None = None
 
 
@@ -175,6 +187,7 @@ class AssistantAudioDone(Message, frozen=True, kw_only=True):
     item_id: str
     content_index: int
     samples: int
+    """Of the whole item."""
 
 
 class AssistantHeard(Message, frozen=True, kw_only=True):
@@ -184,7 +197,9 @@ class AssistantHeard(Message, frozen=True, kw_only=True):
     item_id: str
     content_index: int
     heard_ms: int
+    """From the item's beginning."""
     complete: bool
+    """It was played to its end."""
     estimated: bool
     """True when the player did not say; then it is its last report plus the time since."""
     text: str | None = None
@@ -224,7 +239,9 @@ class ToolCallDispatched(Message, frozen=True, kw_only=True):
     name: str
     args: dict[str, Any]
     by: Literal["pool", "client"] = "pool"
+    """client: one of the clients runs it, and answers with `submit_tool_output`."""
     timeout_ms: int | None = None
+    """How long its answer is waited for."""
 
 
 class ToolCallProgress(Message, frozen=True, kw_only=True):
@@ -329,6 +346,7 @@ class Error(Message, frozen=True, kw_only=True):
     """Something went wrong. The session goes on if `recoverable`."""
 
     code: str
+    """One of ours (`journal_lost`, `provider_error`, …) or the provider's own."""
     error: str
     recoverable: bool
     details: dict[str, Any] = {}
@@ -338,6 +356,7 @@ class AudioDropped(Message, frozen=True, kw_only=True):
     """Sound was thrown away because a bound was reached."""
 
     direction: Literal["in", "out"]
+    """in: the caller's; out: the assistant's."""
     dropped_ms: int
     why: str
 

@@ -64,6 +64,7 @@ class AudioEnd(SoundHeader, frozen=True, kw_only=True):
     item_id: str
     content_index: int
     samples: int
+    """Of the whole item, what was lost on the way included."""
 
 
 class AudioFlush(SoundHeader, frozen=True, kw_only=True):
@@ -72,6 +73,7 @@ class AudioFlush(SoundHeader, frozen=True, kw_only=True):
     kind: str = "flush"
     responses: list[str]
     why: str
+    """barge_in, manual, … For people."""
 
 
 class CallerAudio(SoundHeader, frozen=True, kw_only=True):
@@ -91,6 +93,7 @@ class SoundIn(Message, frozen=True, kw_only=True):
     v: int = 1
     session_id: str
     token: str
+    """Of `open` or `attach`, with the right to talk."""
     n: int
     """Counts from 1 per token."""
     follows_command: bool = False

@@ -23,11 +23,17 @@ class ToolSpec(Message, frozen=True, kw_only=True):
     parameters: dict[str, Any]
     """JSON Schema of the arguments."""
     effects: Effects = "once"
+    """Whether it may be run again after a loss: see above."""
     on_interrupt: ToolOnInterrupt = "cancel"
+    """When the caller interrupts: it is stopped, or runs on; detach: and is told later."""
     timeout_s: float = 20.0
+    """How long a call may take, its wait for a free worker included."""
     grace_s: float = 0.3
+    """How long it may clean up after a cancel or its deadline."""
     concurrency: int | None = None
+    """How many calls of it may run at the same time, over all workers; None: no limit."""
     approval: bool = False
+    """Each call waits for `approve` first."""
 
 
 class Failure(Message, omit_defaults=True, frozen=True, kw_only=True):
@@ -154,13 +160,18 @@ class WorkerHello(ToPool, tag="hello", frozen=True, kw_only=True):
     """A worker is here, with these tools; it is running and still holds these calls."""
 
     name: str
+    """Stays over restarts; no other worker has it."""
     inc: str
+    """New at each start."""
     pid: int
     protocol: tuple[int, ...] = (1,)
     capacity: int
+    """How many calls it runs at the same time, at most."""
     tools: list[ToolSpec]
     running: list[CallRef] = []
+    """The calls that it works on."""
     unacked: list[CallRef] = []
+    """Those whose result nobody has acknowledged."""
     received: int = 0
     """How many calls this incarnation has been given so far."""
     free: int | None = None
@@ -243,8 +254,11 @@ class Call(FromPool, tag="call", frozen=True, kw_only=True):
     tool: str
     args: dict[str, Any]
     epoch: int
+    """Of the session, when the call was made."""
     budget_ms: int
+    """It must have ended so long after its arrival."""
     attempt: int = 1
+    """2 and more: it was begun before, by one that was lost."""
 
 
 class CancelCall(FromPool, tag="cancel", frozen=True, kw_only=True):

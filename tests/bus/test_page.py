@@ -1,6 +1,7 @@
 """The page about the protocol says what the types say, and its examples are true."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,16 @@ def test_the_page_is_fresh() -> None:
 
 def test_every_message_is_on_the_page() -> None:
     assert page.undocumented() == []
+
+
+def test_every_type_that_a_table_names_has_a_table_of_its_own() -> None:
+    text = page.PAGE.read_text("utf-8")
+    rows = re.findall(r"^\| `\w+` \| (.+?) \| (?:required|`.*?`) \| ", text, re.MULTILINE)
+    # Of ours; values stand in backticks, and "any JSON" is none.
+    named = set(re.findall(r"\b[A-Z]\w+\b", re.sub(r"`[^`]*`", "", "\n".join(rows)))) - {"JSON"}
+
+    assert "CommandError" in named
+    assert named <= set(re.findall(r"<!-- made: fields (\w+) -->", text))
 
 
 @pytest.mark.parametrize(
