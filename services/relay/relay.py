@@ -435,7 +435,7 @@ class Relay:
         match pending.command.command, reply.data:
             case "open" | "attach", {"session_id": str(session_id), "transport": transport}:
                 if pending.command.command == "open":
-                    self._owners.add(name, session_id)
+                    self._note_owner(name, session_id)
                 self._settle(session_id, transport)
             case "list", {"sessions": list()}:
                 sessions = [one for found in pending.sessions.values() for one in found]
@@ -444,6 +444,12 @@ class Relay:
                 pass
         if self._door.send(pending.route, [self._outside(raw)]) is not Sent.OK:
             self._runtime.count("replies_undeliverable")
+
+    def _note_owner(self, name: str, session_id: str) -> None:
+        try:
+            self._owners.add(name, session_id)
+        except OSError as error:  # a full disk: until a restart it is known all the same
+            self._tell_once("owner.not_written", name, why=error.strerror)
 
     def _visible(self, name: str, sessions: list[Any]) -> dict[str, Any]:
         client, owned = self._by_name.get(name), self._owners.of(name)

@@ -1,5 +1,6 @@
 """The relay opens no door that is not guarded."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,31 @@ def test_who_opened_what_is_known_after_a_restart(tmp_path: Path) -> None:
 
     assert again.of("alice") == {"s0-1"}
     assert again.of("bob") == set()
+
+
+def test_a_start_touches_no_file_that_is_as_it_should_be(tmp_path: Path) -> None:
+    path = tmp_path / "owners"
+    Owners(path).add("alice", "s0-1")
+    os.utime(path, (1, 1))
+
+    Owners(path)
+
+    assert path.stat().st_mtime == 1  # on a full disk, what is written anew is gone
+
+
+def test_a_line_that_a_kill_has_cut_short_swallows_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "owners"
+    path.write_text("alice s0-1\nalice s0-")
+    Owners(path).add("bob", "s0-3")
+
+    assert Owners(path).of("bob") == {"s0-3"}
+    assert "s0-1" in Owners(path).of("alice")
+
+
+def test_who_opened_what_is_known_also_where_it_cannot_be_written(tmp_path: Path) -> None:
+    owners = Owners(tmp_path / "a folder that is not there" / "owners")
+
+    with pytest.raises(OSError, match="No such file"):
+        owners.add("alice", "s0-1")
+
+    assert owners.of("alice") == {"s0-1"}
