@@ -172,6 +172,7 @@ async def test_no_id_that_is_used_twice_shows_another_s_sessions(door: Door) -> 
 async def test_permissions_name_what_is_allowed(door: Door) -> None:
     async with door.client("board") as board, door.client("alice") as alice:
         session = await alice.connect()
+        await anext(session.events())  # there is something to replay
         with pytest.raises(CommandRefused, match="may not open \\(it may: list, replay\\)"):
             await board.connect()
         with pytest.raises(CommandRefused, match="may not close"):
