@@ -140,6 +140,8 @@ def _replay_history(d: Draft) -> bool:
             call = by_item.get(item_id)
             if call is not None and call.call_id in waiting:
                 pass  # it ended while there was no connection, and is told as context
+            elif call is not None and call.generation == d.s.generation:
+                pass  # of this connection, which answered before it was configured
             elif call is not None and call.told == "output":
                 d.ask(
                     fx.AddCall(call.call_id, call.name, call.arguments, item_id),

@@ -190,9 +190,13 @@ def _ask(d: Draft, create: Create) -> None:
 def active_default(d: Draft) -> Response | None:
     """The one response that writes the default conversation now, if any."""
     for response in d.s.responses.values():
-        if response.active and not response.out_of_band and not response.overtaken:
+        if _writes(response):
             return response
     return None
+
+
+def _writes(response: Response) -> bool:
+    return response.active and not response.out_of_band and not response.overtaken
 
 
 def withdraw(d: Draft, cause: str) -> None:
@@ -308,30 +312,35 @@ def _answers_automatic(d: Draft) -> Create | None:
 
 
 def output_stands(d: Draft, call: Call) -> None:
-    """The output of this call stands in the conversation. The provider's own response that is
-    active now began before that and has not seen it, so that it does not answer it."""
-    response = active_default(d) or _missed_to_its_end(d, call)
-    if response is None or (response.create is not None and not response.assumed):
-        return
-    changed = replace(response, missed=True, answers=None)
-    d.s.responses = with_(d.s.responses, response.response_id, changed)
-    if response.answers is not None:
-        # It waited for this response to begin; that is over.
-        want_again(d, replace(response.answers, not_before_us=0))
+    """The output of this call stands in the conversation. The provider's own responses that are
+    active now began before that and have not seen it, so that they do not answer it."""
+    answers: Create | None = None
+    writing = [response for response in d.s.responses.values() if _writes(response)]
+    for response in (*writing, *_missed_to_its_end(d, call)):
+        if response.create is not None and not response.assumed:
+            continue
+        answers = answers or response.answers
+        changed = replace(response, missed=True, answers=None)
+        d.s.responses = with_(d.s.responses, response.response_id, changed)
+    if answers is not None:
+        # It waited for such a response to begin; that is over.
+        want_again(d, replace(answers, not_before_us=0))
         pump(d)
 
 
-def _missed_to_its_end(d: Draft, call: Call) -> Response | None:
-    """The last response, if it was to answer an output that was under way when it began, and was
-    over when that arrived."""
+def _missed_to_its_end(d: Draft, call: Call) -> list[Response]:
+    """The response that was to answer an output which was under way when it began, and that was
+    over when it arrived."""
     if d.s.creating is not None:
-        return None  # asked for after the output, so that it sees it
-    known = reversed(d.s.responses.values())
-    last = next((response for response in known if not response.out_of_band), None)
-    if last is None or last.answers is None or last.interrupted:
-        return None
-    began_before = last.response_id == call.response_id or last.started_us < call.ended_us
-    return None if began_before else last
+        return []  # asked for after the output, so that it sees it
+    later: list[Response] = []
+    for response in reversed(d.s.responses.values()):
+        is_ours = response.create is not None and not response.assumed
+        if response.response_id == call.response_id or (is_ours and not response.out_of_band):
+            break  # nothing before its own call is later, nor before one asked for after the output
+        if response.answers is not None and not response.active and not response.interrupted:
+            later.append(response)
+    return [response for response in later[:1] if response.started_us >= call.ended_us]
 
 
 def wrote(d: Draft, event: i.OutputItemAdded) -> None:

@@ -245,6 +245,23 @@ def test_calls_are_told_together_with_their_outputs() -> None:
     assert told[at + 1] == fx.AddOutput("c1", "21")
 
 
+def test_a_call_that_a_connection_made_before_it_was_configured_is_not_told_to_it_again() -> None:
+    stage = Stage(tools=[tool("search")])
+    stage.play(cut())
+    stage.wait(0.2)
+    stage.play(i.ProviderConnected(generation=2), i.ProviderSessionCreated())
+    stage.play(created("r1"), *call("r1", "c1", "search"), done("r1"))
+    item_id = stage.state.calls["c1"].item_id
+    stage.play(i.ItemAdded(item=i.Item(item_id=item_id, type="function_call", call_id="c1")))
+
+    told = requests(
+        [*stage.play(tool_ok("c1", 21)), *stage.play(i.ProviderSessionUpdated(session={}))]
+    )
+
+    assert told.count(fx.AddOutput("c1", "21")) == 1
+    assert not [one for one in told if isinstance(one, fx.AddCall)]
+
+
 def test_a_text_that_was_never_announced_is_told_again() -> None:
     stage = Stage()
     stage.command("send_text", text="hello")

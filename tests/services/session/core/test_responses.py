@@ -935,15 +935,29 @@ def test_an_output_that_came_too_late_for_two_responses_is_answered_after_the_se
     assert len(of(stage.play(done("vad")), fx.CreateResponse)) == 1
 
 
-def test_an_output_that_came_only_after_the_end_of_the_turn_detections_response_is_answered() -> (
-    None
-):
+@pytest.mark.parametrize("others", [[], [done("foreign")], [created("oob", out_of_band=True)]])
+def test_an_output_that_came_only_after_the_end_of_the_turn_detections_response_is_answered(
+    others: list[i.AnyInput],
+) -> None:
     stage = Stage(SUBMIT, tools=[tool("a", on_interrupt="finish")])
     called(stage)
     stage.play(speech_started(), tool_ok("c1"), speech_stopped(), created("vad"), done("vad"))
+    stage.play(*others)
     assert not stage.state.queue
 
     assert len(of(stage.play(output_of("c1")), fx.CreateResponse)) == 1
+
+
+def test_an_output_that_came_too_late_is_answered_though_an_older_response_never_ended() -> None:
+    stage = Stage(SUBMIT, tools=[tool("a", on_interrupt="finish")])
+    called(stage)
+    stage.command("create_response", overrides={"conversation": "none"})
+    stage.play(created("lost"), speech_started(), tool_ok("c1"), speech_stopped(), created("vad"))
+    stage.play(done("vad"))
+
+    stage.play(output_of("c1"))
+
+    assert [create.automatic for create in stage.state.queue] == [True]
 
 
 @pytest.mark.parametrize("then", ["interrupted", "asked", "calls"])
