@@ -37,6 +37,8 @@ class Work(msgspec.Struct):
     answers: list[fx.Answer | fx.Refuse] = []
     answered_at: list[int | None] = []
     """Per answer the seq that proves it."""
+    granted: dict[str, int] = {}
+    """Commands that gave a token, and the frame down with which the transport knows it."""
     passing: list[StoredReply] = []
     """Replies that are not remembered: a repetition is looked at anew."""
     down: list[tuple[int, bytes, bytes | None]] = []
@@ -86,6 +88,8 @@ class Conversation:
         self.line = 0
         """Counts the transports' starts that this conversation has been on: numbers of an earlier
         one mean nothing now."""
+        self.held: deque[tuple[int, StoredReply]] = deque()
+        """Replies with a token that the transport does not know yet, and its frame down."""
         self.unattended_s = 0.0
         """How long its talker's lease had been over when this process found it in the journal;
         0 as soon as anybody renews that."""
@@ -108,7 +112,10 @@ class Conversation:
             self.state = state
             self.inputs += 1
             self.work.commit.inputs.append((self.inputs, body))
-            return self._collect(effects, now_us)
+            immediate = self._collect(effects, now_us)
+            if isinstance(event, i.SessionRequested | i.Attached):
+                self.work.granted[event.command_id] = self.ledger.down_n
+            return immediate
         except Exception as error:
             log.error("core.failed", session_id=self.session_id, exc_info=error)
             command_id = getattr(event, "command_id", None)
@@ -261,16 +268,30 @@ class Conversation:
         self.head = event.seq
         self.heads[event.kind] = event.seq
 
-    def acknowledged(self, n: int) -> None:
-        """The transport has done the frames down up to `n`."""
+    def acknowledged(self, n: int) -> list[StoredReply]:
+        """The transport has done the frames down up to `n`. Returns the replies that waited for
+        it."""
         self.reached_transport = True
         for old in [known for known in self.outbox if known <= n]:
             del self.outbox[old]
         self.delivered = max(self.delivered, n)
+        due: list[StoredReply] = []
+        while self.held and self.held[0][0] <= n:
+            due.append(self.held.popleft()[1])
+        return due
+
+    def hold(self, reply: StoredReply, done: Work) -> bool:
+        """Keep a reply back until the transport knows the token in it. Returns whether it must."""
+        n = done.granted.get(reply.id, 0)
+        if n <= self.delivered or self.line != done.line:
+            return False
+        self.held.append((n, reply))
+        return True
 
     def forgotten(self) -> None:
         """The transport was restarted: both sides of the link count from 1 again."""
         self.outbox.clear()
+        self.held.clear()
         self.delivered = self.committed_down = self.journaled_up = 0
         self.reached_transport = False
         self.ledger.down_n = self.ledger.up_n = 0

@@ -40,6 +40,8 @@ KNOWN_AFTER_S = 0.7
 """When the last process died while it decided, this one may be about to decide the same. By then
 the health listener has heard it and takes its silence for what it is, not for a slow start: it
 connects again at least every half second."""
+GRANT_S = 0.5
+"""So long a reply waits for the transport to know the token in it."""
 MOVE_EVERY_S = 0.1
 MOVE_TOGETHER = 10
 """So many conversations at once leave a transport that is being stopped: each dials."""
@@ -267,8 +269,14 @@ class Shard:
             self._send(done)
         self._fail.reached("sent")
         for done in batch:
+            conversation = self.conversations.get(done.commit.session_id)
             for reply in done.commit.replies:
-                self._desk.release(reply)
+                if conversation is not None and conversation.hold(reply, done):
+                    # A transport that says nothing holds up the sound, not the reply.
+                    later = asyncio.get_running_loop().call_later
+                    later(GRANT_S, self._desk.release, reply)
+                else:
+                    self._desk.release(reply)
             for reply in done.passing:
                 self._desk.release(reply, remember=False)
         self._fail.reached("answered")
@@ -375,7 +383,7 @@ class Shard:
                 for session_id, n in message.sessions.items():
                     conversation = self.conversations.get(session_id)
                     if conversation is not None and conversation.state.transport == transport:
-                        conversation.acknowledged(n)
+                        self._acknowledged(conversation, n)
                         if session_id in message.missing:
                             self._send_again(conversation)
             case link.LinkReset():
@@ -391,7 +399,7 @@ class Shard:
                 continue
             n = message.sessions.get(conversation.session_id)
             if n is not None:
-                conversation.acknowledged(n)
+                self._acknowledged(conversation, n)
             elif conversation.reached_transport:
                 conversation.forgotten()
                 if conversation.ended_us is None:
@@ -402,6 +410,10 @@ class Shard:
                 continue
             conversation.unattended_s = 0.0  # its transport has kept the line
             self._send_again(conversation)
+
+    def _acknowledged(self, conversation: Conversation, n: int) -> None:
+        for reply in conversation.acknowledged(n):
+            self._desk.release(reply)
 
     def _send_again(self, conversation: Conversation) -> None:
         """What is committed and the transport has not done."""
@@ -677,6 +689,9 @@ class Shard:
             if task is not None:
                 task.cancel()
         await self._writer.drain()
+        for conversation in self.conversations.values():
+            for _, reply in conversation.held:
+                self._desk.release(reply)
         # The last commits have set timers anew.
         for timer in self._timers.values():
             timer.cancel()

@@ -1,17 +1,22 @@
-"""The shard's end, and a journal that fails it."""
+"""The shard's end, a journal that fails it, and a transport that is slow to answer."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from tests.end_to_end.support import Line
+import pytest
+
+from tests.end_to_end.support import Line, until
 from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.frames import Codec
 from voicebus.bus.messages import link
+from voicebus.bus.messages.base import encode
 from voicebus.bus.messages.commands import Command, SessionConfig
-from voicebus.bus.sockets import Sockets
+from voicebus.bus.sockets import Frames, Route, Sockets
 from voicebus.config.settings import CellSettings, SessionSettings
 from voicebus.services.runtime import Runtime
+from voicebus.services.session import shard as shards
 from voicebus.services.session.archive import Archive
 from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import inputs
@@ -163,3 +168,82 @@ def requested(session_id: str) -> inputs.SessionRequested:
         model="m",
         opened={},
     )
+
+
+# --- tokens -----------------------------------------------------------------------------------
+
+
+class Transport:
+    """The transport's end of the link: says welcome, and acknowledges when it is told to."""
+
+    def __init__(self, shard: Shard) -> None:
+        endpoints, sockets = shard._runtime.endpoints, shard._runtime.sockets
+        self._downs: Codec[link.ANY_DOWN] = Codec(link.ANY_DOWN, what="link")
+        self._socket = sockets.router(endpoints.link(0), self._received)
+        self._route: Route | None = None
+        self.orders: dict[int, link.Numbered] = {}
+        self.changed = asyncio.Event()
+
+    def _received(self, route: Route, frames: Frames) -> None:
+        self._route = route
+        message, _ = self._downs.decode(frames)
+        if isinstance(message, link.Hello):
+            welcome = link.LinkWelcome(
+                transport=0, inc="t", protocol=(1,), sessions={}, audio_in="", audio_out=""
+            )
+            self._socket.send(route, [encode(welcome)])
+        elif isinstance(message, link.Numbered):
+            self.orders[message.n] = message
+            self.changed.set()
+
+    def acknowledge(self, n: int) -> None:
+        assert self._route is not None
+        ack = link.DownAck(sessions={self.orders[n].session_id: n})
+        self._socket.send(self._route, [encode(ack)])
+
+    async def ordered(self, n: int) -> None:
+        await until(lambda: n in self.orders, self.changed, lambda: f"order {n}", 30.0)
+
+
+async def test_who_gets_a_token_may_use_it_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "GRANT_S", 3600.0)
+    async with running() as (shard, line):
+        transport = Transport(shard)
+        opening = line.command("open", {"config": {"tools": []}})
+        await transport.ordered(2)  # the token, and to dial
+        await line.ask("ping")
+        assert len(line.replies) == 1, "the token is not known yet"
+
+        transport.acknowledge(2)
+        session_id = (await line.reply(opening))["data"]["session_id"]
+        attaching = line.command("attach", session_id=session_id)
+        await transport.ordered(3)
+        await line.ask("ping")
+        assert len(line.replies) == 3, "the second is not known yet"
+
+        transport.acknowledge(3)
+        assert (await line.reply(attaching))["ok"]
+        await shard.stop()
+
+
+async def test_a_transport_that_says_nothing_holds_up_no_reply(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "GRANT_S", 0.0)
+    async with running() as (shard, line):
+        assert (await line.ask("open", {"config": {"tools": []}}))["ok"]
+        await shard.stop()
+
+
+async def test_a_reply_that_waits_for_the_transport_is_sent_before_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "GRANT_S", 3600.0)
+    async with running() as (shard, line):
+        transport = Transport(shard)
+        command = line.command("open", {"config": {"tools": []}})
+        await transport.ordered(2)
+
+        await shard.stop()
+
+        assert (await line.reply(command))["ok"]
