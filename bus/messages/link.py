@@ -78,6 +78,8 @@ class GrantToken(Numbered, tag="grant", frozen=True, kw_only=True):
 
     token: str
     talk: bool
+    commanded_n: int = -1
+    """The sound before its last command: what is said after that waits for none any more."""
 
 
 class HangUp(Numbered, tag="hangup", frozen=True, kw_only=True):

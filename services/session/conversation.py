@@ -208,8 +208,8 @@ class Conversation:
                 )
             case fx.Release(flush_on_speech):
                 return up.ReleaseSound(**where, flush_on_speech=flush_on_speech)
-            case fx.Grant(token, talk):
-                return up.GrantToken(**where, token=token, talk=talk)
+            case fx.Grant(token, talk, commanded_n):
+                return up.GrantToken(**where, token=token, talk=talk, commanded_n=commanded_n)
             case fx.HangUp(after_n, token):
                 return up.HangUp(**where, after_n=after_n, token=token)
 

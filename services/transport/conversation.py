@@ -170,13 +170,16 @@ class Conversation:
             case GrantToken():
                 # Tokens are the session's, not the connection's: any generation.
                 self.caller.grant(order.token, may_talk=order.talk)
+                self.caller.performed(order.token, order.commanded_n)
                 self.is_hung_up = False
                 return []
             case Dial():
                 return self._dial(order, now)
             case HangUp():
                 return self._hang_up(order, now)
-            case ReleaseSound() | SendFrame() if order.generation != self.generation:
+            case SendFrame() if order.generation != self.generation:
+                return self._refuse(order, "other_generation")
+            case ReleaseSound() if order.generation != self.generation:
                 return [Count("refused_other_generation")]
             case ReleaseSound():
                 self._flush_on_speech = order.flush_on_speech
@@ -218,9 +221,9 @@ class Conversation:
 
     def _send(self, order: SendFrame, payload: bytes | None, now: Moment) -> list[Effect]:
         if payload is None:
-            return [Count("refused_without_payload")]
+            return self._refuse(order, "without_payload")
         if self.line not in (Line.DIALING, Line.OPEN):
-            return [Count("refused_no_connection")]
+            return self._refuse(order, "no_connection")
         self.outbox.send(
             order.n, payload, now.s, token=order.token, after_n=order.after_n, tell=order.tell
         )
@@ -229,6 +232,10 @@ class Conversation:
             why = f"the provider has not taken {self._limits.outbox_bytes} bytes of frames"
             return [Count("outbox_overflows"), *self._give_up(why)]
         return []
+
+    def _refuse(self, order: SendFrame, why: str) -> list[Effect]:
+        self.outbox.refused(order.token, order.after_n)
+        return [Count(f"refused_{why}")]
 
     def _hang_up(self, order: HangUp, now: Moment) -> list[Effect]:
         if order.generation < self.generation:

@@ -83,9 +83,16 @@ class Outbox:
     def clear(self) -> int:
         """Forget what was not sent; returns how many frames that were."""
         count = len(self._waiting)
+        for one in self._waiting:
+            self.refused(one.token, one.after_n)
         self._waiting.clear()
         self.bytes = 0
         return count
+
+    def refused(self, token: str | None, after_n: int | None) -> None:
+        """A frame will not be sent: what was said after it waits for nothing."""
+        if after_n is not None:
+            self._caller.performed(token, after_n)
 
     def next(self, now_s: float) -> Next:
         """Takes out what is to be done now; None: nothing until something comes."""

@@ -167,13 +167,7 @@ def _has_more_than_text(item: dict[str, Any]) -> bool:
 def _commit_audio(d: Draft, event: i.Commanded) -> None:
     data = _data(event, c.CommitAudio)
     d.s.rounds = 0
-    d.ask(
-        fx.CommitInput(),
-        "commit_audio",
-        cause=event.command_id,
-        after_n=data.after_n,
-        token=data.token or d.s.talker,
-    )
+    _ask_in_time(d, event, fx.CommitInput(), data.after_n, data.token)
     # With turn detection the provider answers by itself; asking too would be refused.
     answered = provider_responds(d.s.config) or d.s.config.session_type == "transcription"
     if data.respond and not answered:
@@ -194,14 +188,18 @@ def commit_refused(d: Draft, cause: str | None, event: i.ProviderRefused) -> Non
 
 def _clear_audio(d: Draft, event: i.Commanded) -> None:
     data = _data(event, c.ClearAudio)
-    d.ask(
-        fx.ClearInput(),
-        "clear_audio",
-        cause=event.command_id,
-        after_n=data.after_n,
-        token=data.token or d.s.talker,
-    )
+    _ask_in_time(d, event, fx.ClearInput(), data.after_n, data.token)
     d.answer(event.command_id)
+
+
+def _ask_in_time(
+    d: Draft, event: i.Commanded, request: fx.Request, after_n: int | None, token: str | None
+) -> None:
+    """Ask for something that is done when that sound has gone out, and not before."""
+    token = token or d.s.talker
+    d.ask(request, event.command, cause=event.command_id, after_n=after_n, token=token)
+    if after_n is not None and token in d.s.tokens_granted:
+        d.s.commanded = with_(d.s.commanded, token, after_n)
 
 
 def _create_response(d: Draft, event: i.Commanded) -> None:

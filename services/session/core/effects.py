@@ -82,6 +82,8 @@ class Grant(Effect, frozen=True):
 
     token: str
     talk: bool
+    commanded_n: int = -1
+    """The `after_n` of its last command, for a transport that has not seen that."""
 
 
 class HangUp(Effect, frozen=True):

@@ -100,7 +100,8 @@ def redial(d: Draft, dial: fx.Dial) -> None:
     if d.s.new_transport:
         d.s.new_transport = False
         for token, talk in d.s.tokens_granted.items():
-            d.do(fx.Grant(token, talk))
+            # What it has commanded was for the connection that is gone.
+            d.do(fx.Grant(token, talk, d.s.commanded.get(token, -1)))
     d.do(replace(dial, generation=d.s.generation))
 
 

@@ -236,6 +236,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The next connection is on a transport that does not know our tokens."""
     tokens_granted: dict[str, bool] = {}
     """Every token, and whether it may talk."""
+    commanded: dict[str, int] = {}
+    """By token, the `after_n` of the last command that was to be done in time with its sound."""
     no_commands: tuple[str, ...] = ()
     """Those of them that may not command."""
     sound: tuple[str, str] = ("", "")

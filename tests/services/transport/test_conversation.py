@@ -124,6 +124,13 @@ def test_what_is_meant_for_another_connection_is_refused(order: words.Numbered) 
     assert call.outbox.next(9.0) is None
 
 
+def grant(call: Conversation, n: int, commanded_n: int = -1) -> None:
+    order = words.GrantToken(
+        session_id=SID, n=n, generation=1, token="t", talk=True, commanded_n=commanded_n
+    )
+    call.order(order, None, T0)
+
+
 def test_tokens_are_the_sessions_and_may_come_before_any_dial() -> None:
     call = conversation()
     call.order(words.GrantToken(session_id=SID, n=1, generation=0, token="t", talk=True), None, T0)
@@ -139,6 +146,34 @@ def test_a_frame_without_payload_or_connection_is_refused() -> None:
     assert call.order(order, None, T0) == [Count("refused_without_payload")]
     call.closed(T0, code=1000, http_status=None, reason="")
     assert call.order(order, b"{}", T0) == [Count("refused_no_connection")]
+
+
+@pytest.mark.parametrize("why", ["without_payload", "no_connection", "other_generation"])
+def test_what_was_said_after_a_command_that_is_refused_does_not_wait_for_it(why: str) -> None:
+    call = connected()
+    grant(call, n=2)
+    call.speak(SoundIn(session_id=SID, token="t", n=6, follows_command=True), b"\0\0", T0)
+    assert call.caller.waits_until(0.0) is not None
+    generation, payload = int(why != "other_generation"), None if "payload" in why else b"{}"
+    if why == "no_connection":
+        call.closed(T0, code=1006, http_status=None, reason="")
+
+    order = words.SendFrame(session_id=SID, n=3, generation=generation, token="t", after_n=5)
+    assert call.order(order, payload, T0) == [Count(f"refused_{why}")]
+
+    assert call.caller.waits_until(0.0) is None
+
+
+@pytest.mark.parametrize(("commanded_n", "waits"), [(-1, True), (4, True), (5, False), (9, False)])
+def test_sound_does_not_wait_for_a_command_that_another_transport_was_given(
+    commanded_n: int, waits: bool
+) -> None:
+    call = connected()
+    grant(call, n=2, commanded_n=commanded_n)
+
+    call.speak(SoundIn(session_id=SID, token="t", n=6, follows_command=True), b"\0\0", T0)
+
+    assert (call.caller.waits_until(0.0) is not None) == waits
 
 
 def test_frames_may_be_ordered_while_the_connection_is_being_opened() -> None:

@@ -115,6 +115,17 @@ def test_the_command_of_another_talker_lets_nothing_through() -> None:
     assert isinstance(outbox.next(0.0), WriteSound)
 
 
+def test_what_was_said_after_a_command_that_is_forgotten_does_not_wait_for_it() -> None:
+    outbox, caller = both()
+    caller.take("tok", 6, b"\0\0", follows=True)
+    outbox.send(1, b"commit", 0.0, token="tok", after_n=5)
+    outbox.send(2, b"create", 0.0)
+
+    assert outbox.clear() == 2
+
+    assert isinstance(outbox.next(0.0), WriteSound)
+
+
 def test_a_hang_up_takes_its_turn_and_waits_for_sound_as_well() -> None:
     outbox, caller = both()
     outbox.send(4, b"last", 0.0)

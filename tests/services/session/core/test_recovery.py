@@ -570,6 +570,17 @@ def test_another_transport_can_take_over_from_one_that_is_gone() -> None:
     assert resumed.events_lost
 
 
+def test_another_transport_learns_which_commands_no_sound_need_wait_for() -> None:
+    stage = Stage()
+    stage.command("clear_audio", after_n=4)
+    stage.command("commit_audio", after_n=9)
+    stage.command("commit_audio", after_n=12, token="forged")
+    stage.command("commit_audio")
+    stage.play(i.TransportLost(**ELSEWHERE))
+
+    assert of(stage.wait(0.2), fx.Grant) == [fx.Grant("token-1", True, 9)]
+
+
 def test_a_transport_that_is_being_stopped_is_left_at_once_and_nothing_is_lost() -> None:
     stage = Stage()
     stage.play(*said("u1", "user", "hello"))
