@@ -3,12 +3,13 @@
 import contextlib
 from collections.abc import Callable, Iterable
 
+import msgspec
 import orjson
 
 from voicebus.bus import topics
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages.base import encode
-from voicebus.bus.messages.events import Cancel, Head, Welcome
+from voicebus.bus.messages.events import Cancel, EventHeader, Head, Welcome
 from voicebus.bus.sockets import Sockets
 from voicebus.services.session.conversation import Conversation
 from voicebus.services.session.core import effects as fx
@@ -79,14 +80,13 @@ class Audience:
             for one in self._conversations()
             if _covers(topic, f"event/{one.session_id}/".encode())
         }
-        header = {
-            "v": 1,
-            "kind": "welcome",
-            "session_id": topics.owner(topic),
-            "inc": self._inc,
-            "at_us": self._now_us(),
-            "data": Welcome(heads=heads),
-        }
+        header = EventHeader(
+            kind="welcome",
+            session_id=topics.owner(topic),
+            inc=self._inc,
+            at_us=self._now_us(),
+            data=msgspec.Raw(encode(Welcome(heads=heads))),
+        )
         self._publisher.publish(topic, [encode(header)])
 
 

@@ -1,4 +1,4 @@
-"""The README's examples do what it says."""
+"""The README's examples do what it says, and the first ones of the protocol's page."""
 
 import ast
 import asyncio
@@ -12,12 +12,14 @@ import pytest
 from voicebus.cli.testing import Stack
 from voicebus.client import RealtimeClient
 
-README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text("utf-8")
 
 
-def example(holding: str) -> str:
+def example(holding: str, page: str = README) -> str:
     """The one Python example that holds these words."""
-    [found] = [code for code in re.findall(r"```python\n(.*?)```", README, re.S) if holding in code]
+    [found] = [code for code in re.findall(r"```python\n(.*?)```", page, re.S) if holding in code]
     return str(found)
 
 
@@ -55,3 +57,38 @@ async def test_the_subscriber_prints_what_happens(cell: Stack) -> None:
     finally:
         subscriber.kill()
         await subscriber.wait()
+
+
+async def test_the_ten_lines_of_the_protocol_follow_what_its_next_ones_open(cell: Stack) -> None:
+    follow, ask = (
+        example(socket, PROTOCOL).replace("ipc:///path/to/run", f"ipc://{cell.run_dir}")
+        for socket in ("zmq.SUB", "zmq.REQ")
+    )
+    follower = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-u", "-P", "-c", follow), stdout=subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(30):
+            await _printed(follower, b"None welcome ")
+            asking = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-c"),
+                f"import zmq; context = zmq.Context()\n{ask}\nprint(opened['session_id'])",
+                stdout=subprocess.PIPE,
+            )
+            opened = (await asking.communicate())[0].strip()
+            assert opened
+            await _printed(follower, b"1 session_opened ", opened)
+    finally:
+        follower.kill()
+        await follower.wait()
+    async with RealtimeClient(cell.run_dir) as client:
+        await (await client.attach(opened.decode())).close()
+
+
+async def _printed(process: asyncio.subprocess.Process, start: bytes, holding: bytes = b"") -> None:
+    """Until it has printed such a line."""
+    assert process.stdout is not None
+    async for line in process.stdout:
+        if line.startswith(start) and holding in line:
+            return
+    raise AssertionError(f"it ended before {start!r}")
