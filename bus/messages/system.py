@@ -35,8 +35,8 @@ class ProcessReport(Message, frozen=True, kw_only=True):
     inc: str
     """The incarnation of whoever tells."""
     process: str
-    """`session-0`, …; `supervisord` for the one above all; `toolhost-0/runner` and
-    `toolhost-0/forkserver` for a tool host's own."""
+    """`session-0`, …; `supervisord` for the one above all; `toolhost-0/runner`,
+    `toolhost-0/forkserver` and `toolhost-0/bridge` for a tool host's own."""
     pid: int | None = None
     what: Literal["died", "restarted", "frozen", "recovered", "killed", "given_up", "revived"]
     why: str | None = None

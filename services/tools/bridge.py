@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import NoReturn
 
 import msgspec
+import psutil
 from mcp import Client, MCPError, StdioServerParameters, types
 
 from voicebus.bus.messages import events, work
 from voicebus.config.settings import ToolhostSettings
 from voicebus.services.pace import Pace
 from voicebus.services.runtime import CannotStart, Runtime, run
-from voicebus.services.tools import confine, offer, settings
+from voicebus.services.tools import confine, offer, settings, tether
 from voicebus.services.tools.membership import Membership
 from voicebus.services.tools.pool import Key, Lane, Log
 
@@ -260,7 +261,8 @@ def where(name: str, server: settings.McpServer) -> StdioServerParameters | str:
         raise CannotStart(
             f"[mcp.{name}] command: there is no program {program!r}; install it, or name its path"
         )
-    return StdioServerParameters(command=program, args=arguments, env=environment)
+    started, *rest = tether.command(program, arguments)
+    return StdioServerParameters(command=started, args=rest, env=environment)
 
 
 class Said(logging.Handler):
@@ -326,7 +328,11 @@ async def _follow(runtime: Runtime[ToolhostSettings], bridge: Bridge) -> None:
     publishers = [runtime.endpoints.events(shard) for shard in range(runtime.cell.shards)]
     runtime.sockets.subscriber(publishers, [b"cancel/"], cancelled)
     member = bridge.member = Membership(runtime, bridge, "sync")
+    # Sound comes first, as with runners; and as with them, not before everything is imported.
+    servers = {child.pid for child in psutil.Process().children()}
+    busy = set(servers)
     while not runtime.stopping.is_set() and not bridge.lost.is_set():
+        busy -= {pid for pid in busy if confine.make_yield(pid)}
         await asyncio.sleep(BEAT_S)
         member.beat()
         if member.is_welcome.is_set():
@@ -337,6 +343,8 @@ async def _follow(runtime: Runtime[ToolhostSettings], bridge: Bridge) -> None:
     member.leave()
     await bridge.drain(DRAIN_S)
     member.bye()
+    for pid in servers:
+        confine.hurry(pid)
     await asyncio.sleep(0.05)  # it leaves in the background
     if bridge.lost.is_set():
         raise CannotStart("the MCP server is gone")

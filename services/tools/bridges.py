@@ -28,9 +28,14 @@ class Bridges:
                 f"[mcp.{names[0]}] in tools.toml needs the MCP SDK: {extras.how_to_get('mcp')}"
             )
         self._log = log
+        self._running: dict[str, int] = {}
         self._tasks = [
             asyncio.create_task(self._keep(name, number)) for number, name in enumerate(names)
         ]
+
+    def pids(self) -> list[int]:
+        """The bridges that run."""
+        return list(self._running.values())
 
     async def _keep(self, name: str, number: int) -> None:
         loop = asyncio.get_running_loop()
@@ -44,6 +49,7 @@ class Bridges:
                 # What makes a service end with its parent, where the kernel does not see to it.
                 env={**os.environ, "SUPERVISOR_ENABLED": "1"},
             )
+            self._running[name] = child.pid
             try:
                 code = await child.wait()
             except asyncio.CancelledError:
@@ -55,6 +61,8 @@ class Bridges:
                     child.kill()
                     await child.wait()
                 raise
+            finally:
+                del self._running[name]
             failures = 0 if loop.time() - began > STEADY_S else failures + 1
             pause_s = AGAIN_S[min(failures, len(AGAIN_S)) - 1] if failures else AGAIN_S[0]
             self._log.warning("bridge.ended", server=name, exit_code=code, again_in_s=pause_s)

@@ -103,6 +103,8 @@ class Toolhost:
         server = self.pool.server_pid()
         if server is not None:
             found[server] = f"{me}/forkserver"
+        if self._bridges is not None:
+            found |= dict.fromkeys(self._bridges.pids(), f"{me}/bridge")
         if self._watchman is not None:
             found |= self._watchman.pids()
         return found

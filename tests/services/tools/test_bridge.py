@@ -126,7 +126,8 @@ def test_a_server_whose_program_is_not_there_is_told_by_its_name() -> None:
 
 
 async def test_a_server_that_floods_leaves_the_log_readable(folder: Path) -> None:
-    flood = shlex.join(["sh", "-c", f"exec 3>&1; yes garbage >&3 & exec {COMMAND}"])
+    # Before the server speaks: written beside it, garbage would also cut its lines in two.
+    flood = shlex.join(["sh", "-c", f"yes garbage | head -n 5000; exec {COMMAND}"])
     async with pool(folder, f"command = {flood!r}\ntimeout_s = 30.0") as cell:
         async with asyncio.timeout(60):
             while not cell.log_of("toolhost", "Failed to parse"):  # noqa: ASYNC110
@@ -135,7 +136,13 @@ async def test_a_server_that_floods_leaves_the_log_readable(folder: Path) -> Non
         assert not cell.log_of("toolhost", "Traceback")
 
 
-async def test_a_host_that_stops_takes_a_server_along_that_never_answered(folder: Path) -> None:
+ON_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs the kernel's help")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=ON_LINUX)])
+async def test_a_host_that_ends_takes_a_server_along_that_never_answered(
+    folder: Path, how: signal.Signals
+) -> None:
     tools_file = folder / "tools.toml"
     tools_file.write_text('[mcp.mute]\ncommand = "sleep 1000"\n')
     cell = Cell(folder, settings={"VOICEBUS_TOOLHOST_TOOLS_FILE": str(tools_file)})
@@ -149,7 +156,7 @@ async def test_a_host_that_stops_takes_a_server_along_that_never_answered(folder
             while not (mute := _mutes_below(host)):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
-        cell.kill("toolhost-0", signal.SIGTERM)
+        cell.kill("toolhost-0", how)
 
         left = psutil.wait_procs(mute, timeout=10)[1]
         for one in left:
@@ -178,6 +185,46 @@ async def test_a_server_gets_no_key_and_ends_with_its_host(bridged: Cell) -> Non
     assert "PATH" in names
     assert [one for one in names if one.startswith(("VOICEBUS_", "OPENAI"))] == []
     assert alive == []
+
+
+async def test_a_server_makes_way_for_the_sound_and_its_bridge_does_not(bridged: Cell) -> None:
+    host = psutil.Process(bridged.processes["toolhost-0"].pid)
+    (server,) = [one for one in host.children(recursive=True) if str(LITTLE) in one.cmdline()]
+
+    async with asyncio.timeout(30):  # nobody tells of it: it is looked at again
+        while _nices(server) != {19}:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    bridge_process = server.parent()
+    assert bridge_process is not None
+    assert "voicebus.services.tools.bridge" in bridge_process.cmdline()
+    assert bridge_process.nice() == host.nice()
+    assert (await bridged.run("add", a=2, b=3)).status == "ok"
+
+
+def _nices(process: psutil.Process) -> set[int]:
+    """Of each of its threads, and of its session where the system weighs those."""
+    pid = process.pid
+    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+    found = {int(one.rsplit(")", 1)[1].split()[16]) for one in stats} or {process.nice()}
+    with contextlib.suppress(OSError):
+        found.add(int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1]))
+    return found
+
+
+async def test_a_stopped_bridge_is_woken(bridged: Cell) -> None:
+    host = psutil.Process(bridged.processes["toolhost-0"].pid)
+    (bridge_process,) = [
+        one for one in host.children() if "voicebus.services.tools.bridge" in one.cmdline()
+    ]
+
+    bridge_process.suspend()
+    async with asyncio.timeout(30):
+        while not bridged.log_of("toolhost", "process.recovered"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+    assert "toolhost-0/bridge" in bridged.log_of("toolhost", "process.frozen")
+    assert (await bridged.run("add", a=2, b=3)).status == "ok"
 
 
 async def test_a_server_is_reached_by_http_too(folder: Path, served: str) -> None:
