@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from voicebus.client import RealtimeClient, commands, shards
+from voicebus.client import RealtimeClient, commands, playback, shards
 from voicebus.client.testing import FakeCell
 
 
@@ -33,6 +33,7 @@ async def client(run_dir: str) -> AsyncIterator[RealtimeClient]:
 
 @pytest.fixture
 def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For who counts commands: a slow machine is no silence, after which they are said again."""
+    """A slow machine is no silence: no command is said again, no shard and no sound given up."""
     monkeypatch.setattr(commands, "FIRST_RETRY_S", 30.0)
     monkeypatch.setattr(shards, "ANSWER_S", 30.0)
+    monkeypatch.setattr(playback, "GRACE_S", 30.0)

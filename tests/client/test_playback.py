@@ -5,7 +5,6 @@ import pytest
 
 from voicebus.bus.messages import events
 from voicebus.client import RealtimeClient, RealtimeSession
-from voicebus.client import playback as playback_module
 from voicebus.client.playback import Playback
 from voicebus.client.player import Played
 from voicebus.client.testing import FakeCell
@@ -87,10 +86,10 @@ async def test_the_interrupted_event_stops_what_a_lost_flush_did_not(
     assert reports(cell)[0][1] == "stopped"
 
 
+@pytest.mark.usefixtures("unhurried")
 async def test_sound_that_is_announced_is_waited_for(
-    cell: FakeCell, client: RealtimeClient, monkeypatch: pytest.MonkeyPatch
+    cell: FakeCell, client: RealtimeClient
 ) -> None:
-    monkeypatch.setattr(playback_module, "GRACE_S", 30.0)
     async with client.connect() as session:
         await listened(cell, session)
         async with Playback(session) as playback:
@@ -117,6 +116,7 @@ async def test_sound_that_was_announced_and_never_comes_holds_nobody_up_for_ever
     assert reports(cell) == []
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("which", ["heard", "came", "settled"])
 async def test_what_a_function_of_the_programs_raises_reaches_the_program(
     cell: FakeCell, client: RealtimeClient, which: str
