@@ -8,6 +8,7 @@ or full peer is an answer and not a silence; heartbeats everywhere; no linger.
 
 import asyncio
 import enum
+import errno
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -42,6 +43,9 @@ MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_TO_PUBLISHER_BYTES = topics.LIMIT_BYTES + 512
 """A subscription, or what ZeroMQ says at a connection's begin. Longer ends the connection: a
 subscription of a megabyte would cost fifty."""
+MAX_SOCKETS = 10_000
+"""ZeroMQ's own limit is 1023, whatever the process may open: a program with three sockets for each
+conversation came to its end at 340 of them."""
 HEARTBEAT_MS = 1000
 HEARTBEAT_TIMEOUT_MS = 3000
 
@@ -89,7 +93,16 @@ class Socket:
         options: dict[int, int],
     ) -> None:
         self._sockets = sockets
-        self._raw: zmq.Socket[bytes] = sockets.context.socket(kind)
+        try:
+            self._raw: zmq.Socket[bytes] = sockets.context.socket(kind)
+        except zmq.ZMQError as error:
+            if error.errno != errno.EMFILE:
+                raise
+            raise OSError(
+                errno.EMFILE,
+                "this process can open no more sockets; raise its limit of file descriptors "
+                "(ulimit -n) or close some",
+            ) from None
         self._receive = receive
         self._due = False
         self._is_looking = False
@@ -405,6 +418,7 @@ class Sockets:
         self.keys = keys
         self.loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads)
+        self.context.set(zmq.MAX_SOCKETS, MAX_SOCKETS)
         self.bound: dict[Path, Socket] = {}
         """The file of each ipc socket that was bound."""
         self._open: set[Socket] = set()

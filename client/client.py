@@ -1,6 +1,7 @@
 """The way in: opens and joins conversations of one run folder."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Generator
 from pathlib import Path
 from types import TracebackType
@@ -147,7 +148,13 @@ class RealtimeClient:
     async def _connect(self, config: dict[str, Any]) -> RealtimeSession:
         reply = await self._shards.open({"config": config}, self._deadline_s)
         opened = _opened(reply.data)
-        session = RealtimeSession(self.sockets(), self.commander, opened, config=config)
+        try:
+            session = RealtimeSession(self.sockets(), self.commander, opened, config=config)
+        except OSError:  # nobody would ever hang up
+            shard = ids.shard_of(opened.session_id) or 0
+            with contextlib.suppress(ClientError):
+                await self._ask(shard, "close", session_id=opened.session_id)
+            raise
         return await self._joined(session, session.close)
 
     async def _attach(

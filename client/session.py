@@ -63,7 +63,8 @@ class RealtimeSession:
         owns: bool = True,
         rights: tuple[Right, ...] = EVERY_RIGHT,
     ) -> None:
-        """`owns`: leaving the context closes the session; else it only stops listening."""
+        """`owns`: leaving the context closes the session; else it only stops listening. Raises
+        OSError where this process can open no more sockets."""
         shard = ids.shard_of(opened.session_id)
         if shard is None:
             raise ClientError(f"the session process sent {opened.session_id!r} as a session id")
@@ -101,7 +102,11 @@ class RealtimeSession:
         self._lane = topics.event(self.id, "")
         self._events_in = sockets.subscriber([opened.events], [self._lane], self._event_frames)
         self._sound_at = opened.audio_out
-        self._sound_in = self._listen(opened.audio_out)
+        try:
+            self._sound_in = self._listen(opened.audio_out)
+        except OSError:
+            self._events_in.close()
+            raise
         self._raw_in: Subscriber | None = None
         self._pinging = asyncio.create_task(self._keep_lease())
 

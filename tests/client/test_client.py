@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from voicebus.bus import sockets
 from voicebus.bus.messages import events
 from voicebus.bus.messages.commands import CommandError
 from voicebus.client import (
@@ -300,6 +301,18 @@ async def test_closing_the_client_ends_what_was_joined_by_it(
 
     assert [event async for event in reader] == []
     assert session.is_over
+
+
+async def test_a_program_without_room_for_sockets_is_told_and_leaves_no_session_open(
+    cell: FakeCell, client: RealtimeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sockets, "MAX_SOCKETS", 4)  # one for commands, two for a session
+    async with client.connect() as session:
+        with pytest.raises(OSError, match="can open no more sockets; raise its limit"):
+            await client.connect()
+        closed = [one.session_id for one in cell.asked("close")]
+
+    assert closed == [one for one in cell.log if one != session.id]
 
 
 async def test_a_client_that_was_closed_connects_again(
