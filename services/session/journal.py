@@ -101,18 +101,14 @@ class Stored(msgspec.Struct, frozen=True):
     inputs: list[tuple[int, bytes]]
     """Those after the snapshot."""
     outbox: list[tuple[int, bytes, bytes | None]]
+    last_us: int = 0
+    """When something last happened in it, as far as that was written."""
 
     def last_input(self) -> int:
         """The number of its last input."""
         if self.inputs:
             return self.inputs[-1][0]
         return self.snapshot[0] if self.snapshot else 0
-
-    def last_us(self) -> int:
-        """When something last happened in it, as far as is told here."""
-        with contextlib.suppress(IndexError, msgspec.MsgspecError):
-            return max(self.created_us, _moments.decode(self.inputs[-1][1]).now_us)
-        return self.created_us
 
 
 class _Moment(msgspec.Struct):
@@ -262,10 +258,25 @@ class Journal:
             ).fetchall()
             found.append(
                 Stored(
-                    session_id, created_us, msgspec.json.decode(ledger), snapshot, inputs, outbox
+                    session_id,
+                    created_us,
+                    msgspec.json.decode(ledger),
+                    snapshot,
+                    inputs,
+                    outbox,
+                    self._last_us(session_id, created_us),
                 )
             )
         return found
+
+    def _last_us(self, session_id: str, created_us: int) -> int:
+        row = self._reader.execute(
+            "select body from inputs where session_id = ? order by number desc limit 1",
+            (session_id,),
+        ).fetchone()
+        with contextlib.suppress(msgspec.MsgspecError):
+            return max(created_us, _moments.decode(row[0]).now_us) if row else created_us
+        return created_us
 
     def reply(self, session_id: str, command: str, command_id: str) -> StoredReply | None:
         """The reply to a command, also of a former life; an old one may be there a little longer

@@ -624,7 +624,7 @@ class Shard:
     def _recover(self) -> None:
         """Fold what the journal knows. A conversation that cannot be folded is set aside alone."""
         live = self.journal.live()
-        self._clock.not_before(max((stored.last_us() for stored in live), default=0))
+        self._clock.not_before(max((stored.last_us for stored in live), default=0))
         now_us = self.now_us()
         suspect = self._attempt.left_behind
         for stored in live:

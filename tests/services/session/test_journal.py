@@ -48,6 +48,19 @@ def test_a_live_conversation_is_found_again(path: Path) -> None:
     assert stored.ledger["seq"] == 2
 
 
+def test_when_something_last_happened_is_known_also_where_a_snapshot_stands_for_all_inputs(
+    path: Path,
+) -> None:
+    journal = Journal(path)
+    inputs = [(1, b'{"now_us":70}'), (2, b'{"now_us":90}')]
+    journal.write([commit(inputs=inputs, snapshot=(2, "1.0", b"state"))])
+    journal.write([commit(session_id="s0-b", created_us=50)])
+
+    stored = {one.session_id: one.last_us for one in journal.live()}
+
+    assert stored == {"s0-a": 90, "s0-b": 50}
+
+
 def test_a_snapshot_stands_for_the_inputs_before_it(path: Path) -> None:
     journal = Journal(path)
     journal.write([commit(inputs=[(1, b"i1"), (2, b"i2")])])
