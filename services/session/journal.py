@@ -22,6 +22,8 @@ comes again at once, a killer by chance at any time."""
 LEFTOVERS = "leftovers"
 """In `meta`: conversations were deleted since the file was last written anew. Deleting overwrites,
 but SQLite moves rows between pages, and copies stay in the gaps that it leaves."""
+REPLIES_TOGETHER = 200
+"""Old ones forgotten in one go: some ten milliseconds, which a commit may have to wait."""
 LOOK_EVERY = 1000
 """Steps of SQLite's machine, a millisecond, between two looks whether to go on."""
 JANITOR_BUSY_MS = 100
@@ -56,6 +58,14 @@ create table if not exists snapshots (
     session_id text primary key, number integer not null, version text not null, body blob not null
 ) without rowid;
 """
+
+
+_INDEXES = """
+create index if not exists sessions_by_end on sessions (ended_us);
+create index if not exists replies_by_age on replies (at_us);
+"""
+"""For what is looked for every ten seconds: without them all rows are read each time, in the way of
+the commits. Older code neither needs nor minds them, so that they are no step of the schema."""
 
 
 class JournalUnusable(RuntimeError):
@@ -131,6 +141,7 @@ class Journal:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._writer = _connect(path)
             self._check_version()
+            self._speed_up()
             self._reader = _connect(path)
             self._janitor = _connect(path)
             self._janitor.execute(f"pragma busy_timeout = {JANITOR_BUSY_MS}")
@@ -166,6 +177,11 @@ class Journal:
                 for statement in filter(str.strip, self._steps[version - 1].split(";")):
                     sql.execute(statement)
                 sql.execute("update meta set value = ? where key = 'schema'", (str(version + 1),))
+
+    def _speed_up(self) -> None:
+        # A full disk has no room for it, and conversations must go on there.
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._writer.executescript(_INDEXES)
 
     def write(self, commits: list[Commit]) -> None:
         """All of it or nothing. Raises sqlite3.Error."""
@@ -306,7 +322,7 @@ class Journal:
 
     def forget_ended(self, before_us: int) -> bool:
         """Forget one conversation that ended before, so that a commit waits for no more than that.
-        Whether there was one. Runs in the writer's thread."""
+        Whether there may be more. Runs in the writer's thread."""
         old = self._writer.execute(
             "select session_id from sessions where ended_us < ? limit 1", (before_us,)
         ).fetchone()
@@ -317,10 +333,15 @@ class Journal:
             sql.execute("insert or replace into meta values (?, 'yes')", (LEFTOVERS,))
         return True
 
-    def forget_replies(self, before_us: int) -> None:
-        """Forget those that are older. Runs in the writer's thread."""
+    def forget_replies(self, before_us: int) -> bool:
+        """Forget some that are older. Whether there may be more. Runs in the writer's thread."""
         with _transaction(self._writer) as sql:
-            sql.execute("delete from replies where at_us < ?", (before_us,))
+            gone = sql.execute(
+                "delete from replies where (session_id, command, id) in "
+                "(select session_id, command, id from replies where at_us < ? limit ?)",
+                (before_us, REPLIES_TOGETHER),
+            )
+            return bool(gone.rowcount == REPLIES_TOGETHER)
 
     def has_leftovers(self) -> bool:
         """Whether words of forgotten conversations may be left, so that the file must be written

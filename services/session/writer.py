@@ -164,8 +164,8 @@ class Writer:
         later, the file is written anew, if that is owed."""
         is_all = owed = False
         try:
-            is_all = await self._forget_ended(ended_before_us)
-            await self._thread.do(self._journal.forget_replies, replies_before_us)
+            is_all = await self._forget(self._journal.forget_ended, ended_before_us)
+            await self._forget(self._journal.forget_replies, replies_before_us)
             owed = await self._thread.do(self._journal.has_leftovers)
         except sqlite3.Error as error:
             log.warning("journal.not_pruned", why=str(error))
@@ -182,11 +182,11 @@ class Writer:
             with contextlib.suppress(sqlite3.Error):
                 await self._thread.do(self._journal.rewritten)
 
-    async def _forget_ended(self, before_us: int) -> bool:
-        """Whether those are all. One after the other, with the commits that come between; more
-        than so many wait until the log of these has gone into the file."""
+    async def _forget(self, some: Callable[[int], bool], before_us: int) -> bool:
+        """Whether those are all. Some after the other, with the commits that come between; what is
+        left after so many waits until the log of these has gone into the file."""
         for _ in range(FORGOTTEN_TOGETHER):
-            if not await self._thread.do(self._journal.forget_ended, before_us):
+            if not await self._thread.do(some, before_us):
                 return True
         return False
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from voicebus.services.session import journal as module
 from voicebus.services.session.journal import (
     Commit,
     Journal,
@@ -113,10 +114,67 @@ def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
 
 def prune(journal: Journal, ended_before_us: int, replies_before_us: int) -> bool:
     """Whether the file must be written anew."""
-    while journal.forget_ended(ended_before_us):
+    while journal.forget_ended(ended_before_us) or journal.forget_replies(replies_before_us):
         pass
-    journal.forget_replies(replies_before_us)
     return journal.has_leftovers()
+
+
+def test_old_replies_are_forgotten_some_at_a_time_and_young_ones_are_kept(path: Path) -> None:
+    journal = Journal(path)
+    replies = [StoredReply("s0-a", "say", f"c{k}", b"h", b"r", at_us=k) for k in range(250)]
+    journal.write([commit(replies=replies)])
+
+    assert journal.forget_replies(240), "there are more"
+    assert not journal.forget_replies(240)
+
+    kept = [k for k in range(250) if journal.reply("s0-a", "say", f"c{k}")]
+    assert kept == list(range(240, 250))
+
+
+def test_what_is_looked_for_all_the_time_is_found_without_reading_all_rows(path: Path) -> None:
+    Journal(path).close()
+    sql = sqlite3.connect(path)
+    sql.execute("drop index sessions_by_end")  # as in a file that older code has written
+    sql.close()
+    Journal(path).close()
+
+    sql = sqlite3.connect(path)
+    plans = [
+        str(sql.execute(f"explain query plan {looked}").fetchall())
+        for looked in (
+            "select session_id from sessions where ended_us < 5 limit 1",
+            "select session_id, created_us, ledger from sessions where ended_us is null",
+            "select session_id, command, id from replies where at_us < 5 limit 9",
+        )
+    ]
+    sql.close()
+    assert [plan for plan in plans if "SEARCH" not in plan] == []
+
+
+def test_a_full_disk_that_has_no_room_for_indexes_is_used_without_them(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Journal(path).close()
+    sql = sqlite3.connect(path, isolation_level=None)
+    sql.execute("drop index sessions_by_end")  # as in a file that older code has written
+    sql.execute("vacuum")
+    sql.close()
+    connect = module._connect
+
+    def full(path: Path) -> sqlite3.Connection:
+        sql = connect(path)
+        (pages,) = sql.execute("pragma page_count").fetchone()
+        sql.execute(f"pragma max_page_count = {pages}")
+        return sql
+
+    monkeypatch.setattr(module, "_connect", full)
+
+    journal = Journal(path)
+
+    assert journal.live() == []
+    assert not journal.forget_ended(9)
+    left = journal._reader.execute("select name from sqlite_master where name = 'sessions_by_end'")
+    assert left.fetchall() == [], "else this shows nothing"
 
 
 def test_retention_leaves_no_word_of_an_old_conversation(path: Path) -> None:
