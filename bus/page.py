@@ -33,7 +33,9 @@ RETRY_WORDS = {
     "`snapshot`.",
     "busy": "Helps, after `after_ms`: a limit is reached, the message says which.",
     "draining": "Helps, after `after_ms`: this process is being stopped; another takes over.",
-    "conflict": "Never helps: this id was used for another body. Choose a new id.",
+    "conflict": "Never helps: this id was used for another body (choose a new id), or what it is "
+    "about has been decided already: no such call waits for an output or for `approve`, an item of "
+    "that id is there. The message says which.",
     "timeout": "Helps: nobody below answered in time.",
     "provider_error": "Does not help as it stands: the provider refused it.",
     "tool_unavailable": "Helps once a worker with that tool is there.",
