@@ -80,7 +80,14 @@ class Count(NamedTuple):
     by: int = 1
 
 
-Effect = OpenSocket | CloseSocket | Count | Publish
+class Record(NamedTuple):
+    """The caller's sound, for recorders."""
+
+    header: bytes
+    payload: bytes
+
+
+Effect = OpenSocket | CloseSocket | Count | Publish | Record
 
 
 class Arrival(enum.Enum):
@@ -414,7 +421,9 @@ class Conversation:
 
     # --- the caller's sound ---------------------------------------------------------------
 
-    def speak(self, header: SoundIn, samples: bytes, now: Moment) -> Refused | list[Effect]:
+    def speak(
+        self, header: SoundIn, samples: bytes, now: Moment, *, is_recorded: bool = False
+    ) -> Refused | list[Effect]:
         """A frame of the caller's."""
         taken = self.caller.take(
             header.token, header.n, samples, now_s=now.s, follows=header.follows_command
@@ -424,12 +433,14 @@ class Conversation:
         if not taken.is_new:
             return [Count("sound_in_repeats")]
         effects = self._losses(taken, now)
+        if is_recorded:
+            effects.append(Record(self._record(header), samples))
         if self._alive_told_s is None or now.s - self._alive_told_s >= ALIVE_EVERY_S:
             self._alive_told_s = now.s
             effects += self._up(TalkerAlive, now)
         return effects
 
-    def record(self, header: SoundIn) -> bytes:
+    def _record(self, header: SoundIn) -> bytes:
         """The header under which this sound of the caller's is published for recorders."""
         self._recorded += 1
         return encode(

@@ -26,6 +26,7 @@ from voicebus.services.transport.conversation import (
     Limits,
     Line,
     OpenSocket,
+    Record,
     arrive,
 )
 from voicebus.services.transport.link import Link
@@ -263,12 +264,10 @@ class Switchboard:
                 now,
             )
             return
-        heard = call.conversation.speak(header, payload[0], now)
+        heard = call.conversation.speak(header, payload[0], now, is_recorded=call.is_recorded)
         if isinstance(heard, Refused):
             self._refuse(heard.reason, heard.text, now)
             return
-        if call.is_recorded:
-            self._publisher.publish(call.topic_in, [call.conversation.record(header), payload[0]])
         self._perform(call, heard)
         if call.socket is not None:
             call.socket.wake()
@@ -304,6 +303,8 @@ class Switchboard:
                 case Publish(header, payload):
                     frames = [header] if payload is None else [header, payload]
                     self._publisher.publish(call.topic, frames)
+                case Record(header, payload):
+                    self._publisher.publish(call.topic_in, [header, payload])
                 case Count(what, by):
                     self._runtime.count(what, by)
                 case CloseSocket(generation):

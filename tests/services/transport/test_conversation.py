@@ -17,6 +17,7 @@ from voicebus.services.transport.conversation import (
     Limits,
     Line,
     OpenSocket,
+    Record,
     arrive,
 )
 from voicebus.services.transport.media.pieces import SoundDelta, SpeechStarted
@@ -243,6 +244,20 @@ def test_the_callers_sound_renews_the_lease_every_5_s() -> None:
         ("talker_alive", 7_000_000),
         ("talker_alive", 12_000_000),
     ]
+
+
+def test_a_repeated_frame_of_the_callers_is_recorded_once() -> None:
+    call = connected()
+    grant(call, n=2)
+    header = SoundIn(session_id=SID, token="t", n=1)
+
+    first = call.speak(header, b"\1\0", T0, is_recorded=True)
+    again = call.speak(header, b"\1\0", T0, is_recorded=True)
+
+    assert isinstance(first, list)
+    (record,) = [one for one in first if isinstance(one, Record)]
+    assert (json.loads(record.header)["seq"], record.payload) == (1, b"\1\0")
+    assert again == [Count("sound_in_repeats")]
 
 
 def test_dropped_sound_of_the_caller_is_told_at_most_once_a_second() -> None:
