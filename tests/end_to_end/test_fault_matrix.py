@@ -5,10 +5,12 @@ Here every process meets every fault, at moments that differ from process to pro
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psutil
@@ -17,8 +19,13 @@ import pytest
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, Scene, scene
-from tests.end_to_end.support_gateway import free_port
+from tests.end_to_end.support_gateway import free_port, free_relay_port
+from voicebus.cli.chaos_faults import Fault
+from voicebus.cli.chaos_recordings import Recordings, examine
 from voicebus.cli.testing import Stack
+from voicebus.client import RealtimeClient
+from voicebus.client.remote import Elsewhere
+from voicebus.services.session.archive import Archive
 
 PROCESSES = (
     "session-0",
@@ -30,12 +37,14 @@ PROCESSES = (
     "gateway-0",
     "health-0",
     "runner",
+    "relay-0",
 )
-"""`runner`: all that the tool host has at that moment."""
+"""`runner`: all that the tool host has then. Where the relay falls, the caller has come by it."""
 MOMENTS = ("silence", "speaking", "tool", "interrupt", "question")
 FAULTS = ("kill", "freeze")
 CUTS_TURNS = {("transport-0", "kill"), ("simulator-0", "kill")}
 BACK_S = 30.0
+HOST = "127.0.0.1"
 
 WHOLE = [
     (process, moment, fault) for process in PROCESSES for moment in MOMENTS for fault in FAULTS
@@ -49,18 +58,31 @@ CHOSEN = WHOLE if os.environ.get("MATRIX") == "whole" else SHORT
 
 
 @pytest.fixture(scope="module")
-def cell(start_shared_stack: StartStack, acts: Acts) -> Iterator[Stack]:
+def recordings() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="vb", dir="/tmp") as folder:
-        yield start_shared_stack(
-            scenario=SCENARIO,
-            tools=acts.specs,
-            settings={
-                "VOICEBUS_RECORDER_FOLDER": str(Path(folder) / "recordings"),
-                "VOICEBUS_RECORDER_KEEP_FREE_MB": "0",
-                "VOICEBUS_GATEWAY_BIND": "127.0.0.1",
-                "VOICEBUS_GATEWAY_PORT": str(free_port()),
-            },
-        )
+        yield Path(folder) / "recordings"
+
+
+@pytest.fixture(scope="module")
+def relay_port() -> int:
+    return free_relay_port()
+
+
+@pytest.fixture(scope="module")
+def cell(start_shared_stack: StartStack, acts: Acts, recordings: Path, relay_port: int) -> Stack:
+    return start_shared_stack(
+        scenario=SCENARIO,
+        tools=acts.specs,
+        settings={
+            "VOICEBUS_RECORDER_FOLDER": str(recordings),
+            "VOICEBUS_RECORDER_KEEP_FREE_MB": "0",
+            "VOICEBUS_GATEWAY_BIND": HOST,
+            "VOICEBUS_GATEWAY_PORT": str(free_port()),
+            "VOICEBUS_RELAY_BIND": HOST,
+            "VOICEBUS_RELAY_PORT": str(relay_port),
+            "VOICEBUS_RELAY_CURVE": "false",
+        },
+    )
 
 
 class Story:
@@ -74,6 +96,7 @@ class Story:
         self.may_cost_a_call = process == "toolhost-0" or (process, fault) == ("runner", "kill")
         on.session_was_killed = (process, fault) == ("session-0", "kill")
         on.transport_was_killed = (process, fault) == ("transport-0", "kill")
+        self.may_cost_sound = on.transport_was_killed or process == "relay-0"
 
     def strike(self) -> asyncio.Task[object]:
         """Do it. Ends when the process is there again; a frozen one is woken by who watches it."""
@@ -101,7 +124,7 @@ class Story:
         else:
             assert ended.data.status == "completed"
             heard = sum(piece.count for _, piece in caller.pieces(turn))
-            assert heard == 3000 * 24 or self.on.transport_was_killed
+            assert heard == 3000 * 24 or self.may_cost_sound
 
     async def tool(self, caller: Caller) -> None:
         await caller.session.send_text("tally slowly")
@@ -152,11 +175,29 @@ def _runners(cell: Stack) -> list[int]:
     return [one.pid for one in host.children(recursive=True) if one.name() == "vb-runner"]
 
 
+@contextlib.asynccontextmanager
+async def _scene(cell: Stack, process: str, relay_port: int) -> AsyncIterator[Scene]:
+    if process != "relay-0":
+        async with scene(cell) as on:
+            yield on
+        return
+    async with RealtimeClient(Elsewhere(HOST, relay_port)) as elsewhere, scene(cell) as on:
+        on.client = elsewhere
+        yield on
+
+
 @pytest.mark.parametrize(("process", "moment", "fault"), CHOSEN)
 async def test_whoever_falls_whenever_nothing_is_lost_and_nothing_happens_twice(
-    cell: Stack, acts: Acts, process: str, moment: str, fault: str
+    cell: Stack,
+    acts: Acts,
+    recordings: Path,
+    relay_port: int,
+    process: str,
+    moment: str,
+    fault: str,
 ) -> None:
-    async with scene(cell) as on:
+    begun = time.monotonic()
+    async with _scene(cell, process, relay_port) as on:
         story = Story(on, acts, process, fault)
         caller = await on.caller()
         await caller.turn("short tone")
@@ -165,6 +206,21 @@ async def test_whoever_falls_whenever_nothing_is_lost_and_nothing_happens_twice(
 
         assert not caller.found("session_closed")
         assert [one.data.code for one in caller.found("error")] == []
+
+    if process == "recorder-0":
+        found = await asyncio.to_thread(_recorded, cell, recordings, caller.id, fault, begun)
+        assert found.faults == []
+        assert found.whole + found.with_gaps == 1
+
+
+def _recorded(
+    cell: Stack, recordings: Path, session_id: str, fault: str, begun: float
+) -> Recordings:
+    """What the recorder has of it, beside the journal."""
+    with Archive(cell.run_dir / "data" / "session-0.db") as archive:
+        kept = {session_id: archive.events(session_id)}
+    span = {session_id: (begun, time.monotonic())}
+    return examine(recordings, kept, span, [Fault(f"{fault} recorder", "recorder-0", 0, begun)])
 
 
 def test_the_short_form_has_each_process_each_moment_and_each_fault() -> None:
