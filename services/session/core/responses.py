@@ -331,8 +331,10 @@ def output_stands(d: Draft, call: Call) -> None:
 def _missed_to_its_end(d: Draft, call: Call) -> list[Response]:
     """The response that was to answer an output which was under way when it began, and that was
     over when it arrived."""
-    if d.s.creating is not None:
-        return []  # asked for after the output, so that it sees it
+    # A create under way was asked for after the output, and sees it. Of an older connection's call
+    # the output was told again, as history.
+    if d.s.creating is not None or call.generation != d.s.generation:
+        return []
     later: list[Response] = []
     for response in reversed(d.s.responses.values()):
         is_ours = response.create is not None and not response.assumed

@@ -319,7 +319,7 @@ class Conversations(RuleBasedStateMachine):
                     if '"running"' not in ask.request.output and call_id not in self.excused:
                         self.unseen.add(call_id)
                     stands = i.Item(
-                        item_id=f"o-{call_id}", type="function_call_output", call_id=call_id
+                        item_id=self.id("o"), type="function_call_output", call_id=call_id
                     )
                     self.events.append(i.ItemAdded(item=stands))
                 else:

@@ -34,6 +34,7 @@ from voicebus.services.session.testing import (
     requests,
     sound,
     speech_started,
+    speech_stopped,
     spoken,
     tool,
     tool_ok,
@@ -260,6 +261,24 @@ def test_a_call_that_a_connection_made_before_it_was_configured_is_not_told_to_i
 
     assert told.count(fx.AddOutput("c1", "21")) == 1
     assert not [one for one in told if isinstance(one, fx.AddCall)]
+
+
+def test_outputs_that_are_told_to_a_new_connection_are_not_answered_again() -> None:
+    def stands(item_id: str) -> i.AnyInput:
+        item = i.Item(item_id=item_id, type="function_call_output", call_id="c1")
+        return i.ItemAdded(item=item)
+
+    config = SessionConfig(on_interrupt="submit")
+    stage = Stage(config, tools=[tool("search", on_interrupt="finish")])
+    stage.play(created("r1"), *call("r1", "c1", "search"), done("r1"))
+    stage.play(speech_started(), tool_ok("c1", 21), stands("o1"), speech_stopped())
+    stage.play(created("vad"), done("vad"))
+    assert stage.state.responses["vad"].answers
+    stage.play(cut())
+    reconnect(stage)
+
+    assert stage.play(stands("o2")) == []
+    assert not stage.state.queue
 
 
 def test_a_text_that_was_never_announced_is_told_again() -> None:
