@@ -505,9 +505,17 @@ def _begin(
         runner.link.send(call)
         return
     key = (order.session_id, order.call_id)
+
+    def over(ended: asyncio.Task[None]) -> None:
+        tasks.pop(key, None)
+        if ended.cancelled():
+            # Before its first step: the coroutine, which tells how a call ends, has not run.
+            words = f"cancelled before it began ({runner.cancelled.get(key)})"
+            runner.link.send(_refused(order, "cancelled", words))
+
     task = asyncio.get_running_loop().create_task(_run_async(runner, call))
     tasks[key] = (call, task)
-    task.add_done_callback(lambda _task: tasks.pop(key, None))
+    task.add_done_callback(over)
 
 
 async def _run_async(runner: Runner, call: Prepared) -> None:
