@@ -536,7 +536,12 @@ class Pool:
             wanted = self.settings.runners + 1 if lane == "sync" else 2
             here = sum(one.lane == lane and not one.is_leaving for one in self._slots)
             for _ in range(wanted - here):
-                child = self._server.spawn(is_async=lane == "async")
+                try:
+                    child = self._server.spawn(is_async=lane == "async")
+                except OSError as error:
+                    # No descriptor is left for its link. A host without runners is of no use.
+                    self._listener.failed(error)
+                    return
                 self._slots.append(Slot(process=child, lane=lane))
 
     def _server_lost(self) -> None:
@@ -551,7 +556,7 @@ class Pool:
             self._server.close()
         try:
             await self.start()
-        except process.CannotLoad as error:
+        except (process.CannotLoad, OSError) as error:
             self._listener.failed(error)
         finally:
             self._restarting = None

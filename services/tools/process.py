@@ -191,6 +191,13 @@ class RunnerProcess:
             os.close(fd)
 
 
+def _pipe(opened: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for end in ends:
+        opened.callback(os.close, end)
+    return ends
+
+
 class ForkServer:
     """The process that imports the tools and forks runners."""
 
@@ -214,7 +221,7 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._loop = asyncio.get_running_loop()
-        self._loaded: asyncio.Future[pipe.Loaded] | None = None
+        self._loaded: asyncio.Future[pipe.Loaded] = self._loop.create_future()
         self._output_fd = -1
         self._tail = Tail(tail_bytes)
 
@@ -225,33 +232,13 @@ class ForkServer:
         limits: runner.Limits,
         environment: dict[str, str],
     ) -> pipe.Loaded:
-        """Import the tools. Raises CannotLoad with the reason for a person."""
-        ours, theirs = socket.socketpair()
-        self._output_fd, their_output = os.pipe()
-        arguments = ["--control", str(theirs.fileno())]
-        arguments += ["--limits", msgspec.json.encode(limits).decode()]
-        for folder in search_path:
-            arguments += ["--path", folder]
+        """Import the tools. Raises CannotLoad with the reason for a person, or OSError."""
         command = [sys.executable, "-P", "-m", "voicebus.services.tools.forkserver"]
-        # Popen returns at once; its pipes are read by the loop.
-        self._process = subprocess.Popen(  # noqa: ASYNC220
-            [*command, *arguments, "--", *specs],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=their_output,
-            stderr=their_output,
-            pass_fds=(theirs.fileno(),),
-            start_new_session=True,
-        )
-        theirs.close()
-        os.close(their_output)
-        ours.setblocking(False)
-        os.set_blocking(self._output_fd, False)
-        self._control = ours
-        self._loaded = self._loop.create_future()
-        self._loop.add_reader(ours, self._heard)
-        self._loop.add_reader(self._output_fd, self._drain)
+        command += ["--limits", msgspec.json.encode(limits).decode()]
+        for folder in search_path:
+            command += ["--path", folder]
         try:
+            self._launch(command, specs, environment)
             return await asyncio.wait_for(self._loaded, REFUSAL_WAIT_S)
         except TimeoutError:
             self.close()
@@ -259,9 +246,32 @@ class ForkServer:
                 f"the tool modules were not imported within {REFUSAL_WAIT_S:g} s "
                 f"({', '.join(specs)}); they must not wait for anything when imported"
             ) from None
-        except CannotLoad:
+        except (CannotLoad, OSError):
             self.close()
             raise
+
+    def _launch(
+        self, command: list[str], specs: Sequence[str], environment: dict[str, str]
+    ) -> None:
+        with contextlib.ExitStack() as for_it:
+            self._control, theirs = socket.socketpair()
+            for_it.callback(theirs.close)
+            self._output_fd, their_output = os.pipe()
+            for_it.callback(os.close, their_output)
+            # Popen returns at once; its pipes are read by the loop.
+            self._process = subprocess.Popen(
+                [*command, "--control", str(theirs.fileno()), "--", *specs],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=their_output,
+                stderr=their_output,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._control.setblocking(False)
+        os.set_blocking(self._output_fd, False)
+        self._loop.add_reader(self._control, self._heard)
+        self._loop.add_reader(self._output_fd, self._drain)
 
     @property
     def pid(self) -> int | None:
@@ -274,11 +284,13 @@ class ForkServer:
         return self._control is not None
 
     def spawn(self, *, is_async: bool) -> RunnerProcess:
-        """Ask for a runner; it says Ready when it can take a call."""
+        """Ask for a runner; it says Ready when it can take a call. Raises OSError."""
         assert self._control is not None
-        ours, theirs = socket.socketpair()
-        output, their_output = os.pipe()
-        dump, their_dump = os.pipe()
+        with contextlib.ExitStack() as opened:
+            ours, theirs = map(opened.enter_context, socket.socketpair())
+            output, their_output = _pipe(opened)
+            dump, their_dump = _pipe(opened)
+            opened.pop_all()
         self._next += 1
         runner_process = RunnerProcess(
             number=self._next,
@@ -340,10 +352,10 @@ class ForkServer:
     def _news(self, news: pipe.News) -> None:
         match news:
             case pipe.Loaded():
-                if self._loaded is not None and not self._loaded.done():
+                if not self._loaded.done():
                     self._loaded.set_result(news)
             case pipe.Refused():
-                if self._loaded is not None and not self._loaded.done():
+                if not self._loaded.done():
                     self._loaded.set_exception(CannotLoad(news.why))
             case pipe.Spawned():
                 process = self._runners.get(news.number)
@@ -370,7 +382,7 @@ class ForkServer:
         self._loop.remove_reader(self._control)
         self._control.close()
         self._control = None
-        if self._loaded is not None and not self._loaded.done():
+        if not self._loaded.done():
             self._drain()
             how = self._process.wait() if self._process is not None else None
             said = self._tail.text()

@@ -75,8 +75,17 @@ class DrivenPool:
 
     def failed(self, error: Exception) -> None:
         self.failures.append(error)
+        self._changed.set()
 
     # --- driving ---
+
+    async def given_up(self) -> Exception:
+        """Why the pool cannot go on."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.failures:
+                self._changed.clear()
+                await self._changed.wait()
+        return self.failures.pop()
 
     async def free(self, lane: Lane, count: int) -> None:
         async with asyncio.timeout(PATIENCE_S):

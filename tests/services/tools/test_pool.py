@@ -1,6 +1,7 @@
 """Real runner processes: whatever a tool does, its call ends once and its process is dealt with."""
 
 import asyncio
+import errno
 import os
 import signal
 from pathlib import Path
@@ -307,6 +308,35 @@ async def test_the_pool_comes_back_when_its_fork_server_is_killed(driven: Driven
     assert len(parents) == 1
     assert result.status == "crashed"
     assert (await driven.run("echo", text="again")).status == "ok"
+
+
+async def test_a_pool_that_gets_no_new_fork_server_says_so(
+    driven: DrivenPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    await driven.free("sync", 3)
+    server = driven.pool.server_pid()
+    assert server is not None
+    monkeypatch.setattr("subprocess.Popen", refuse)
+    os.kill(server, signal.SIGKILL)
+
+    assert "Resource temporarily unavailable" in str(await driven.given_up())
+
+
+async def test_a_pool_that_gets_no_new_runner_says_so(
+    driven: DrivenPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    call_id = await driven.running("sleep_long")
+    monkeypatch.setattr("os.pipe", refuse)
+    driven.cancel(call_id)
+
+    assert "Too many open files" in str(await driven.given_up())
+    assert (await driven.result(call_id)).status == "cancelled"
 
 
 async def test_a_runner_is_replaced_after_its_number_of_calls() -> None:
