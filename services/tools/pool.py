@@ -79,6 +79,8 @@ class Slot:
     is_leaving: bool = False
     calls: dict[Key, "Running"] = field(default_factory=dict)
     served: int = 0
+    is_mixed: bool = False
+    """Whether several calls have run in it since it was last empty: nobody knows who wrote what."""
 
 
 @dataclass(eq=False)
@@ -254,9 +256,11 @@ class Pool:
                 continue
             self._waiting.remove(one)
             one.slot = slot
+            slot.is_mixed = bool(slot.calls)
+            if not slot.is_mixed:
+                slot.process.tail.clear()
             slot.calls[one.key] = one
             slot.served += 1
-            slot.process.tail.clear()
             left_s = max(0.001, one.ladder.deadline_at - self._loop.time())
             slot.process.send(
                 pipe.Run(
@@ -308,7 +312,6 @@ class Pool:
                 pass
 
     def _done(self, slot: Slot, one: Running, done: pipe.Done) -> None:
-        is_alone = len(slot.calls) == 1
         # Before its end is told: what is free is told along with it.
         slot.calls.pop(one.key, None)
         # What a stopped tool had started may still be running in its process group.
@@ -341,8 +344,7 @@ class Pool:
                 status,
                 words,
                 began=done.began,
-                # With several calls in one process nobody knows who wrote what.
-                tail=slot.process.tail.text() if is_alone else None,
+                tail=None if slot.is_mixed else slot.process.tail.text(),
                 duration_ms=done.duration_ms,
                 cancel_seen_us=done.cancel_seen_us,
             )

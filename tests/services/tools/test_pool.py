@@ -278,6 +278,17 @@ async def test_async_tools_share_a_process_and_are_cancelled_alone(driven: Drive
     assert value(await driven.result(one)) == "slept 0.3"
 
 
+async def test_what_one_async_call_has_written_is_not_told_of_another(driven: DrivenPool) -> None:
+    await driven.warm("async", 2)
+    beside = [await driven.running("async_sleep", seconds=60) for _ in range(2)]  # one in each
+    await driven.run("async_prints", text="of somebody else")
+
+    for one in beside:
+        driven.cancel(one)
+
+    assert [failure(await driven.result(one)).stderr_tail for one in beside] == [None, None]
+
+
 async def test_an_async_tool_that_blocks_the_loop_takes_only_its_own_blame(
     driven: DrivenPool,
 ) -> None:

@@ -247,6 +247,12 @@ async def async_sleep(seconds: float) -> str:
     return f"slept {seconds}"
 
 
+@tool
+async def async_prints(text: str) -> None:
+    """Print something."""
+    print(text)
+
+
 @tool(timeout_s=30, grace_s=0.1)
 async def async_blocks() -> None:
     """Block the loop that others share."""
