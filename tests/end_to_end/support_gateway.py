@@ -3,40 +3,18 @@
 import asyncio
 import contextlib
 import json
-import random
-import socket
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import zmq
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from tests.end_to_end.support import WITHIN_S, until
-from voicebus.cli.plan import PORTS
 
 Frame = dict[str, Any]
-
-
-def free_port() -> int:
-    """One that nobody has now, below those that the system gives away."""
-    # By chance: other tests look for one at the same time.
-    for port in random.sample(range(PORTS.stop, PORTS.stop + 1_000), 50):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                return port
-    raise RuntimeError("no free port")
-
-
-def free_relay_port() -> int:
-    """The first of three in a row that nobody has now."""
-    with zmq.Context() as context, context.socket(zmq.DEALER) as probe:
-        return probe.bind_to_random_port("tcp://127.0.0.1", PORTS.stop + 1_000, PORTS.stop + 1_997)
 
 
 class Phone:

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import itertools
 import json
-import socket
 import struct
 import time
 from collections.abc import Callable
@@ -18,14 +17,6 @@ from tests.end_to_end.support import WITHIN_S, until
 
 FRAME_BYTES = 960
 """20 ms of pcm16."""
-
-
-def free_port() -> int:
-    """A port for a provider that comes later."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Call:

@@ -13,7 +13,8 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, scene
-from tests.end_to_end.support_provider import Call, Provider, free_port, stream
+from tests.end_to_end.support_provider import Call, Provider, stream
+from tests.ports import free_port
 from voicebus.cli.testing import Stack
 
 PORT = free_port()

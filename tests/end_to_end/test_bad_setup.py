@@ -11,8 +11,7 @@ import pytest
 from tests.end_to_end.cells import SCENARIO
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import scene, tracebacks, voicebus
-from tests.end_to_end.support_gateway import free_relay_port
-from tests.end_to_end.support_provider import free_port
+from tests.ports import free_port, free_ports
 from voicebus.bus import testing
 from voicebus.cli.testing import Stack
 
@@ -98,7 +97,7 @@ async def test_a_port_in_use_is_named(run_dir: Path) -> None:
 
 
 async def test_a_door_without_keys_beyond_this_machine_is_not_opened(run_dir: Path) -> None:
-    port = free_relay_port()
+    port = free_ports(3)
     relay = {"BIND": "0.0.0.0", "CURVE": "false", "PORT": str(port)}
     settings = {f"VOICEBUS_RELAY_{name}": value for name, value in relay.items()}
 

@@ -10,7 +10,8 @@ from msgspec.structs import replace
 
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, scene
-from tests.end_to_end.support_provider import Call, Provider, calls_tool, free_port, stream
+from tests.end_to_end.support_provider import Call, Provider, calls_tool, stream
+from tests.ports import free_port
 from voicebus.bus.messages.commands import ReportPlayback
 from voicebus.cli.testing import Stack
 

@@ -19,7 +19,7 @@ import pytest
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, Scene, scene
-from tests.end_to_end.support_gateway import free_port, free_relay_port
+from tests.ports import free_port, free_ports
 from voicebus.cli.chaos_faults import Fault
 from voicebus.cli.chaos_recordings import Recordings, examine
 from voicebus.cli.testing import Stack
@@ -65,7 +65,7 @@ def recordings() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def relay_port() -> int:
-    return free_relay_port()
+    return free_ports(3)
 
 
 @pytest.fixture(scope="module")

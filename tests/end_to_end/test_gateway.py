@@ -16,7 +16,8 @@ from websockets.exceptions import InvalidStatus
 from tests.end_to_end.cells import SPEECH
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import tracebacks
-from tests.end_to_end.support_gateway import Frame, Phone, attaching, free_port, get, phone
+from tests.end_to_end.support_gateway import Frame, Phone, attaching, get, phone
+from tests.ports import free_port
 from voicebus.cli.restart import Restart
 from voicebus.cli.testing import Stack
 from voicebus.client.audit import conversation

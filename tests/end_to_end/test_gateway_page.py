@@ -11,7 +11,7 @@ import pytest
 from tests.end_to_end.cells import SPEECH
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support_chromium import CHROMIUM, page
-from tests.end_to_end.support_gateway import free_port
+from tests.ports import free_port
 from voicebus.bus.messages.events import AssistantHeard
 from voicebus.cli.testing import Stack
 from voicebus.client import RealtimeClient

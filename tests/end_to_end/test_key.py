@@ -2,12 +2,12 @@
 
 import asyncio
 import random
-import socket
 from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.support import Caller, voicebus
+from tests.ports import free_port
 from voicebus.bus import testing
 from voicebus.client import RealtimeClient
 from voicebus.services.supervisor import Supervisor
@@ -40,16 +40,9 @@ def look_around(wanted: str) -> dict:
 '''
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="Linux only")
 async def test_a_tool_that_looks_at_every_process_finds_no_key() -> None:
-    port = _free_port()
+    port = free_port()
     with testing.run_folder() as folder:
         module, scenario = folder / "looking.py", folder / "look.toml"
         module.write_text(TOOL)

@@ -15,7 +15,8 @@ from websockets.exceptions import ConnectionClosed
 from tests.end_to_end.cells import DEMO_TOOLS
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, Line, measured, scene
-from tests.end_to_end.support_provider import Call, Provider, calls_tool, free_port
+from tests.end_to_end.support_provider import Call, Provider, calls_tool
+from tests.ports import free_port
 from voicebus.bus import ids
 from voicebus.cli.testing import Stack
 

@@ -19,7 +19,7 @@ import pytest
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from tests.end_to_end.support_gateway import free_relay_port
+from tests.ports import free_ports
 from voicebus.bus import curve
 from voicebus.bus.sockets import Keys
 from voicebus.cli import keys as cli_keys
@@ -70,7 +70,7 @@ def door(start_shared_stack: Callable[..., Stack], tmp_path_factory: Any) -> Doo
     cli_keys.keys(
         "add", "board", folder=keys, lanes="event", sessions="*", commands="list,replay", talk=False
     )
-    port = free_relay_port()
+    port = free_ports(3)
     settings = {
         "VOICEBUS_RELAY_BIND": HOST,
         "VOICEBUS_RELAY_PORT": str(port),

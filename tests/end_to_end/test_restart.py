@@ -10,7 +10,7 @@ import pytest
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, Line, scene, voicebus
-from tests.end_to_end.support_gateway import free_port
+from tests.ports import free_port
 from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.sockets import Sockets

@@ -11,7 +11,7 @@ import pytest
 from tests.end_to_end.cells import SCENARIO, Acts
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, Scene, scene, voicebus
-from tests.end_to_end.support_gateway import free_relay_port
+from tests.ports import free_ports
 from voicebus.bus import ids
 from voicebus.cli.restart import Restart
 from voicebus.cli.tail import follow
@@ -25,7 +25,7 @@ HOST = "127.0.0.1"
 
 @pytest.fixture(scope="module")
 def relay_port() -> int:
-    return free_relay_port()
+    return free_ports(3)
 
 
 @pytest.fixture(scope="module")

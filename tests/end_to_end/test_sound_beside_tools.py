@@ -7,7 +7,8 @@ import pytest
 from tests.end_to_end.cells import DEMO_TOOLS
 from tests.end_to_end.conftest import StartStack
 from tests.end_to_end.support import Caller, measured, scene
-from tests.end_to_end.support_provider import Call, Provider, age_ms, calls_tool, free_port, stream
+from tests.end_to_end.support_provider import Call, Provider, age_ms, calls_tool, stream
+from tests.ports import free_port
 from voicebus.cli.testing import Stack
 
 PORT = free_port()

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from tests.end_to_end.support import Caller, Scene, scene
-from tests.end_to_end.support_provider import free_port
+from tests.ports import free_port
 from voicebus.cli.testing import Stack
 from voicebus.services.simulator.scenario import Rule
 from voicebus.services.simulator.server import Options, load_scenario, running

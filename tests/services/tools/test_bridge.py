@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -16,6 +15,7 @@ import pytest
 
 pytest.importorskip("mcp", reason="the MCP SDK is not installed: pip install 'voicebus[mcp]'")
 
+from tests.ports import free_port
 from tests.services.tools.conftest import Cell
 from voicebus.services.runtime import CannotStart
 from voicebus.services.tools import bridge, settings
@@ -51,9 +51,7 @@ async def bridged(folder: Path) -> AsyncIterator[Cell]:
 @pytest.fixture
 def served() -> Iterator[str]:
     """The address of a server that speaks HTTP."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen([sys.executable, str(LITTLE), str(port)], stderr=subprocess.DEVNULL)
     yield f"http://127.0.0.1:{port}/mcp"
     process.kill()
