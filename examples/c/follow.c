@@ -183,7 +183,7 @@ int main(int count, char **words) {
         if (zmq_poll(ready, 2, 500) < 0)
             fail("poll");
         silent = ready[0].revents || ready[1].revents ? 0 : silent + 1;
-        if (silent == 4) /* two seconds, and a session process says something each second */
+        if (silent == 6) /* three seconds, and a session process says something each second */
             fprintf(stderr,
                     "nothing answers at ipc://%s/session-%d.events: is voicebus up, and is that its run folder? "
                     "still waiting\n",

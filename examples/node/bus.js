@@ -4,7 +4,7 @@ const { randomUUID } = require("node:crypto");
 const { Dealer, Subscriber } = require("zeromq");
 const { Lane } = require("./gaps.js");
 
-const QUIET_MS = 2000; // a session process says something each second
+const QUIET_MS = 3000; // a session process says something each second
 const nothingAt = (endpoint) =>
   `nothing answers at ${endpoint}: is voicebus up, and is that its run folder?`;
 

@@ -50,7 +50,7 @@ until ($over) {
     # A session process says something each second.
     warn "nothing answers at ipc://$run/session-$home.events: "
         . "is voicebus up, and is that its run folder? still waiting\n"
-        if time - $heard_at > 2 && !$warned++;
+        if time - $heard_at > 3 && !$warned++;
     # No answer yet: again, with the same id.
     ask($request) if defined $request && time - $asked_at > 0.5;
     sleep 0.01 if $idle;

@@ -9,7 +9,7 @@ import uuid
 
 import zmq
 
-QUIET = 4  # polls of half a second without a word: a session process says something each second
+QUIET = 6  # polls of half a second without a word: a session process says something each second
 
 
 class Follower:

@@ -38,8 +38,8 @@ class Follower
     until @over
       poller.poll(500)
       silent = poller.readables.empty? ? silent + 1 : 0
-      # Two seconds, and a session process says something each second.
-      warn "nothing answers at #{@home}.events: is voicebus up, and is that its run folder? still waiting" if silent == 4
+      # Three seconds, and a session process says something each second.
+      warn "nothing answers at #{@home}.events: is voicebus up, and is that its run folder? still waiting" if silent == 6
       poller.readables.each do |socket|
         frames = []
         socket.recv_strings(frames)

@@ -29,7 +29,7 @@ const hear = {
   if (!free && !kept.size) return say({ kind: "bye" }).then(() => socket.close());
   const unacked = [...kept.values()].map(({ session_id, call_id }) => ({ session_id, call_id }));
   say({ kind: "hello", name: "short", inc, pid: process.pid, capacity: 1, tools: [tool], unacked, free, received });
-  if (++silent === 8) console.error(`nothing answers at ${socket.lastEndpoint}: is voicebus up there? still waiting`);
+  if (++silent === 12) console.error(`nothing answers at ${socket.lastEndpoint}: is voicebus up there? still waiting`);
   setTimeout(beat, 250);
 })();
 (async () => {

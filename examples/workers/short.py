@@ -29,7 +29,7 @@ while free or kept:
     unacked = [{"session_id": session, "call_id": call} for session, call in kept]
     told = {"tools": [TOOL], "unacked": unacked, "free": free, "received": received}
     socket.send_json({**ME, **told})
-    if (silent := silent + 1) == 8:
+    if (silent := silent + 1) == 12:
         print(f"nothing answers at {at}: is voicebus up there? still waiting", file=sys.stderr)
     while socket.poll(250):
         silent = 0

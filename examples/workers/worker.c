@@ -176,7 +176,7 @@ int main(int count, char **words) {
 		if (now() - said_at >= (welcome ? 0.25 : 0.5)) {
 			said_at = now();
 			unanswered = welcome ? 0 : unanswered + 1;
-			if (unanswered == 4)
+			if (unanswered == 6)
 				fprintf(stderr, "nothing answers at %s: is voicebus up there? still waiting\n", endpoint);
 			if (welcome)
 				say(json_pack("{ss so}", "kind", "heartbeat", "running", refs(running)));

@@ -50,7 +50,7 @@ static int serve(const char *run_folder, const char *worker, const struct tool *
 			json_object_get(result, "session_id"), "call_id", json_object_get(result, "call_id")));
 		say(dealer, json_pack("{ss ss ss si si sO so si si}", "kind", "hello", "name", worker, "inc", inc, "pid", getpid(),
 			"capacity", 1, "tools", offered, "unacked", refs, "free", places, "received", received));
-		if (++silent == 8)
+		if (++silent == 12)
 			fprintf(stderr, "nothing answers at %s: is voicebus up there? still waiting\n", at);
 		while (zmq_poll(&(zmq_pollitem_t){dealer, 0, ZMQ_POLLIN, 0}, 1, 250) > 0) {
 			zmq_msg_t frame;

@@ -77,7 +77,7 @@ async function main() {
     if (welcome) send("heartbeat", { running: refs(running) });
     else {
       hello();
-      if (++unanswered === 4) console.error(`nothing answers at ${at}: is voicebus up there? still waiting`);
+      if (++unanswered === 6) console.error(`nothing answers at ${at}: is voicebus up there? still waiting`);
     }
     setTimeout(beat, welcome ? 250 : 500);
   })();

@@ -117,6 +117,6 @@ while not (draining and not running and not unacked):
         said_at = now
         send("heartbeat", running=names(running)) if welcome else hello()
         unanswered = 0 if welcome else unanswered + 1
-        if unanswered == 4:
+        if unanswered == 6:
             print(f"nothing answers at {at}: is voicebus up there? still waiting", file=sys.stderr)
 send("bye")
