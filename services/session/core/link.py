@@ -229,10 +229,10 @@ def disconnected(d: Draft, event: i.ProviderDisconnected) -> None:
         return
     if event.http_status is not None or event.code is None:
         code = str(event.http_status) if event.http_status else event.error or "unreachable"
-        close(d, "error", code=code, message=event.reason, hang_up=False)
+        close(d, "error", code=code, message=event.reason)
     else:
         message = event.reason or "the provider closed the connection"
-        close(d, "server", code=str(event.code), message=message, hang_up=False)
+        close(d, "server", code=str(event.code), message=message)
 
 
 def transport_lost(d: Draft, event: i.TransportLost) -> None:
@@ -278,7 +278,11 @@ def close(
     after_n: int | None = None,
     token: str | None = None,
 ) -> None:
-    """End the conversation: everything open gets its outcome, then `session_closed`."""
+    """End the conversation: everything open gets its outcome, then `session_closed`.
+
+    A transport keeps a conversation and its tokens until it is told to hang up, also where the
+    provider has hung up before; `hang_up` is False for one that knows nothing of it.
+    """
     if d.s.phase == "closed":
         return
     silent = [

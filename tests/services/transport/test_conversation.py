@@ -221,6 +221,16 @@ def test_after_a_close_sound_is_held_again() -> None:
     assert not call.caller.is_released
 
 
+def test_after_a_close_by_the_provider_the_conversation_stays_until_its_session_hangs_up() -> None:
+    call = connected()
+    call.closed(T0, code=4000, http_status=None, reason="no more")
+    assert not call.is_hung_up, "it may be dialled again"
+
+    call.order(words.HangUp(session_id=SID, n=2, generation=1), None, T0)
+
+    assert (call.is_hung_up, call.line) == (True, Line.IDLE)
+
+
 def test_frames_that_wanted_an_answer_get_one() -> None:
     call = connected()
     told(call)
