@@ -143,19 +143,20 @@ def _speech_stopped(d: Draft, event: i.SpeechStopped) -> None:
 def _is_news(d: Draft, event: i.SpeechStarted | i.SpeechStopped, *, over: bool) -> bool:
     """Whether a beginning or an end of speech was not told before. Without an item all are.
 
-    A provider may go on with an item after a pause: then it begins later than it ended before.
+    What is told again is not newer than what was told last, by the provider's clock. A beginning
+    that is newer counts, whatever its item: some are spoken on after a pause.
     """
     item_id, last = event.item_id, d.s.speech
     if item_id is None:
         d.s.speech = None
         return True
-    if last is not None and last.item_id != item_id:
-        last = None
-    is_turn = item_id in d.s.turns
-    if over:
-        was_told = is_turn if last is None else last.over
+    is_last = last is not None and last.item_id == item_id
+    if last is None or not (is_last or item_id in d.s.turns):
+        was_told = False
+    elif over:
+        was_told = last.over or not is_last
     else:
-        was_told = is_turn or (last is not None and event.at_ms <= last.at_ms)
+        was_told = event.at_ms <= last.at_ms
     if not was_told:
         d.s.speech = Speech(item_id=item_id, over=over, at_ms=event.at_ms)
     return not was_told

@@ -8,6 +8,7 @@ from voicebus.bus.messages.events import (
     AssistantTranscriptDelta,
     Interrupted,
     UserSpeechStarted,
+    UserSpeechStopped,
 )
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
@@ -237,11 +238,14 @@ def test_speech_that_is_told_again_does_not_interrupt_its_own_answer(before: str
     assert stage.state.speaking_us == speaking_us
 
 
-def test_speech_that_goes_on_after_a_pause_within_its_item_interrupts() -> None:
+@pytest.mark.parametrize("then", [[], [i.InputCommitted(item_id="u1")]])
+def test_speech_that_begins_later_interrupts_whatever_its_item(then: list[i.AnyInput]) -> None:
     stage = Stage()
-    stage.play(speech_started(100), speech_stopped(900), created(), *message(), sound())
+    stage.play(speech_started(100), speech_stopped(900), *then)
+    stage.play(created(), *message(), sound())
 
     assert len(of(stage.play(speech_started(1500)), Interrupted)) == 1
+    assert len(of(stage.play(speech_stopped(1900)), UserSpeechStopped)) == 1
 
 
 def test_speech_without_an_item_interrupts_each_time() -> None:
