@@ -34,6 +34,7 @@ export class Call {
     Object.assign(this, { url, on, key, WebSocket });
     this.session = null; // { session_id, token, … } as `opened` told
     this.lastSeq = 0;
+    this.inc = null; // of the session process that said the last event
     this.state = "new";
     this.waiting = new Map(); // id -> { frame, resolve, reject, sent }
     this.begun = null; // how the first frame is answered
@@ -139,8 +140,10 @@ export class Call {
 
   #said(frame) {
     if ("kind" in frame) {
-      if (frame.seq <= this.lastSeq) return; // a repeated one is legal
+      // A repeated one is legal. A new session process that has lost its journal uses numbers anew.
+      if (frame.seq <= this.lastSeq && frame.inc === this.inc) return;
       this.lastSeq = frame.seq;
+      this.inc = frame.inc;
       this.on.event?.(frame);
     } else if ("ok" in frame) this.#settle(frame.id, frame);
     else if (frame.notice) this.on.notice?.(frame.notice);

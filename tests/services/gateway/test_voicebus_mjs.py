@@ -19,10 +19,15 @@ class Socket {
   close() {}
 }
 const call = new Call("ws://nowhere/ws", {
+  event: ({ inc, seq }) => heard.push([inc, seq]),
   sound: (head, samples) => heard.push([head.kind, samples.constructor.name, [...samples]]),
 }, { WebSocket: Socket });
 call.open().catch(() => {});
 for (const [head, bytes] of %s) {
+  if (!bytes) {
+    Socket.last.onmessage({ data: JSON.stringify(head) });
+    continue;
+  }
   const text = new TextEncoder().encode(JSON.stringify(head));
   const frame = new Uint8Array([text.length >> 8, text.length & 255, ...text, ...bytes]);
   Socket.last.onmessage({ data: frame.buffer });
@@ -35,8 +40,8 @@ END = {"kind": "end", "samples": 3}
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
 
 
-async def heard(*frames: tuple[dict[str, Any], list[int]]) -> Any:
-    """What the program gets of them."""
+async def heard(*frames: tuple[dict[str, Any], list[int] | None]) -> Any:
+    """What the program gets of them: events, and sound with its bytes."""
     assert NODE is not None
     script = SCRIPT % (MODULE.as_uri(), json.dumps(frames))
     arguments = ("--input-type=module", "--eval", script)
@@ -62,4 +67,20 @@ async def test_an_odd_number_of_bytes_is_sound_where_a_sample_is_one_byte(format
     assert await heard((piece(format), [1, 2, 255]), (END, [])) == [
         ["assistant_audio_delta", "Uint8Array", [1, 2, 255]],
         ["end", "Int16Array", []],
+    ]
+
+
+def event(inc: str, seq: int) -> tuple[dict[str, Any], None]:
+    return {"kind": "user_speech_started", "inc": inc, "seq": seq}, None
+
+
+async def test_numbers_that_a_new_session_process_uses_anew_are_no_repetitions() -> None:
+    told = [event("old", 1), event("old", 2), event("old", 2), event("old", 3), event("new", 2)]
+
+    assert await heard(*told, event("new", 3), event("new", 3)) == [
+        ["old", 1],
+        ["old", 2],
+        ["old", 3],
+        ["new", 2],
+        ["new", 3],
     ]
