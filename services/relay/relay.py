@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,58 +96,60 @@ class Relay:
         """Session -> transport, as far as replies and events have told."""
         self._dealers: dict[tuple[str, int], Dealer] = {}
         self._told: dict[tuple[str, str], float] = {}
-        endpoints, cell = runtime.endpoints, runtime.cell
         where = settings.public_host or settings.bind
         self._addresses = _addresses(runtime, where, settings.port)
-        inside = runtime.sockets.subscriber
-        said = inside([endpoints.events(n) for n in range(cell.shards)], [], self._published)
-        sound = inside(
-            [endpoints.audio_out(n) for n in range(cell.transports)], [], self._published
-        )
+        self._inside = self._listen_inside()
+        self._voices = [
+            runtime.sockets.dealer(runtime.endpoints.audio_in(n), lambda _: None, name="relay")
+            for n in range(runtime.cell.transports)
+        ]
+        curve.gate(runtime.sockets, self._admit)  # before anything that it guards
+        self._publisher, self._door = self._open_doors(secret)
+
+    def _listen_inside(self) -> dict[str, Subscriber]:
+        """Lane -> who hears it, of nothing yet. Each publisher is only asked for what it has, so
+        that only its owner answers."""
+        endpoints, cell = self._runtime.endpoints, self._runtime.cell
+
+        def listening(addresses: list[str]) -> Subscriber:
+            return self._runtime.sockets.subscriber(addresses, [], self._published)
+
+        said = listening([endpoints.events(n) for n in range(cell.shards)])
+        sound = listening([endpoints.audio_out(n) for n in range(cell.transports)])
         counts = {"session": cell.shards, "transport": cell.transports}
-        states = inside(
+        states = listening(
             [
                 endpoints.state(role, n)
                 for role in ("session", "transport", "dispatcher", "toolhost", "health")
                 for n in range(counts.get(role, 1))
-            ],
-            [],
-            self._published,
+            ]
         )
-        # Each publisher is only asked for what it has, so that only its owner answers.
-        self._inside = dict.fromkeys(known.LANES, said) | {"audio": sound, "system": states}
-        self._voices = [
-            runtime.sockets.dealer(endpoints.audio_in(n), lambda _: None, name="relay")
-            for n in range(cell.transports)
-        ]
-        curve.gate(runtime.sockets, self._admit)  # before anything that it guards
-        at = f"tcp://{settings.bind}"
-        limit = settings.max_message_bytes
+        return dict.fromkeys(known.LANES, said) | {"audio": sound, "system": states}
+
+    def _open_doors(self, secret: str | None) -> tuple[curve.GuardedPublisher, curve.GuardedRouter]:
+        """Those for events and for commands; nothing is ever said at the one for sound."""
+        settings, sockets = self._settings, self._runtime.sockets
         arrivals = curve.Arrivals(self._arrived, self._connections.left)
-        self._publisher = curve.GuardedPublisher(
-            runtime.sockets,
-            f"{at}:{settings.port}",
-            self._asked,
-            self._left,
-            arrivals=arrivals,
-            secret=secret,
+
+        def address(n: int) -> str:
+            return f"tcp://{settings.bind}:{settings.port + n}"
+
+        def door(n: int, receive: Callable[[str, Route, Frames], None]) -> curve.GuardedRouter:
+            return curve.GuardedRouter(
+                sockets,
+                address(n),
+                receive,
+                arrivals=arrivals,
+                secret=secret,
+                max_message_bytes=settings.max_message_bytes,
+            )
+
+        publisher = curve.GuardedPublisher(
+            sockets, address(0), self._asked, self._left, arrivals=arrivals, secret=secret
         )
-        self._door = curve.GuardedRouter(
-            runtime.sockets,
-            f"{at}:{settings.port + 1}",
-            self._commanded,
-            arrivals=arrivals,
-            secret=secret,
-            max_message_bytes=limit,
-        )
-        curve.GuardedRouter(
-            runtime.sockets,
-            f"{at}:{settings.port + 2}",
-            self._spoken,
-            arrivals=arrivals,
-            secret=secret,
-            max_message_bytes=limit,
-        )
+        commands = door(1, self._commanded)
+        door(2, self._spoken)
+        return publisher, commands
 
     async def every_second(self) -> None:
         """Notice new and changed clients; forget what nobody answered."""
