@@ -75,14 +75,14 @@ class Reception:
         """By command id, those that wait for a tool."""
         self._touched_us: dict[str, int] = {}
         self.draining = False
-        self.desk = self._desk = Desk(
+        self.desk = Desk(
             self._send_reply,
             house.now_us,
             self._earlier,
             memory_us=int(self._settings.reply_memory_s * 1_000_000),
             in_flight=self._settings.in_flight,
         )
-        self._schemas = SchemaShelf(self._desk)
+        self._schemas = SchemaShelf(self.desk)
         self._pong = c.Pong(inc=runtime.inc, shard=self._number)
 
     def bind(self) -> None:
@@ -117,7 +117,7 @@ class Reception:
             self._runtime.count("replies_undeliverable")
 
     def _commanded(self, route: Route, frames: Frames) -> None:
-        command = self._desk.take(route, frames)
+        command = self.desk.take(route, frames)
         if command is not None:
             self._guard(command, self._perform, command)
 
@@ -126,13 +126,13 @@ class Reception:
         try:
             perform(*arguments)
         except Refused as refused:
-            self._desk.refuse(command, refused.error)
+            self.desk.refuse(command, refused.error)
         except BadMessage as error:
-            self._desk.refuse(command, Refused("bad_request", str(error)).error)
+            self.desk.refuse(command, Refused("bad_request", str(error)).error)
         except sqlite3.Error as error:
             self._runtime.log.error("journal.not_read", why=str(error))
             why = f"the journal {self._house.journal.path} cannot be read: {error}"
-            self._desk.refuse(command, Refused("internal", why).error)
+            self.desk.refuse(command, Refused("internal", why).error)
 
     def _perform(self, command: c.Command) -> None:
         data = typed(command)
@@ -145,12 +145,12 @@ class Reception:
                     for one in self._house.conversations.values()
                     if one.ended_us is None
                 ]
-                self._desk.answer(command, c.Listed(sessions=sessions))
+                self.desk.answer(command, c.Listed(sessions=sessions))
             case c.Catalogue():
                 tools = list(self._house.pool.catalogue.values())
-                self._desk.answer(command, c.Offered(tools=tools))
+                self.desk.answer(command, c.Offered(tools=tools))
             case c.Ping() if command.session_id is None:
-                self._desk.answer(command, self._pong)
+                self.desk.answer(command, self._pong)
             case c.Replay():
                 self._replay(command, data)
             case c.Schema():
@@ -170,9 +170,9 @@ class Reception:
             case c.Ping():
                 if rights.is_talker(conversation.state, command.token):
                     self._touch(conversation, now_us)
-                self._desk.answer(command, self._pong)
+                self.desk.answer(command, self._pong)
             case c.Snapshot():
-                self._desk.answer(command, views.snapshot(conversation))
+                self.desk.answer(command, views.snapshot(conversation))
             case c.Attach():
                 self._attach(command, data, conversation)
             case c.Update():
@@ -220,7 +220,8 @@ class Reception:
         if self.draining or self._runtime.is_leaving:
             raise Refused("draining", f"session-{self._number} is being stopped", after_ms=1000)
         if self._house.journal_lost:
-            raise Refused("busy", "the journal cannot be written", after_ms=2000)
+            why = f"the journal {self._house.journal.path} cannot be written"
+            raise Refused("busy", f"{why}; free the disk or make it writable", after_ms=2000)
         live = sum(1 for one in self._house.conversations.values() if one.ended_us is None)
         if live >= self._settings.max_sessions:
             raise Refused(
@@ -280,7 +281,7 @@ class Reception:
         transport = self._house.least_loaded()
         token = ids.token()
         opened = self._opened(session_id, token, transport, warnings)
-        self._desk.began(command.id, session_id)
+        self.desk.began(command.id, session_id)
         self._house.feed(
             conversation,
             i.SessionRequested(
@@ -390,7 +391,7 @@ class Reception:
         until = min(last, data.to_seq if data.to_seq is not None else last)
         page = self._page(conversation, command.session_id, data.from_seq, until, data.limit)
         following = data.from_seq + len(page)
-        self._desk.answer(
+        self.desk.answer(
             command,
             c.Replayed(
                 events=[msgspec.Raw(header) for header in page],

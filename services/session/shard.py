@@ -392,7 +392,8 @@ class Shard:
                 self._numbered(transport, message, payload)
 
     def _welcomed(self, transport: int, message: link.LinkWelcome) -> None:
-        """Send again what it has not; give up what it has forgotten; end what we do not know."""
+        """Send again what it has not; give up what it has forgotten. What it has and our Hello did
+        not name it ends by itself."""
         self._homes.welcomed(transport, message.inc, message.sessions, time.monotonic())
         for conversation in tuple(self.conversations.values()):
             if conversation.state.transport != transport:

@@ -47,7 +47,7 @@ class Publish(Effect, frozen=True):
 
 
 class Answer(Effect, frozen=True):
-    """The reply to a command. `proven_by` is the kind of event in this step that proves it."""
+    """The reply to a command."""
 
     command_id: str
     data: Any = None

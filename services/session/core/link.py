@@ -1,8 +1,10 @@
 """The provider's connection, from dialling to the end.
 
-new ─▶ connecting ─▶ configuring ─▶ ready ─▶ closed
-           │              │           │
-           └──────────────┴───────────┴──(refused, lost, closed, abandoned)─▶ closed
+    new ─▶ connecting ─▶ configuring ─▶ ready
+               │              │           │
+               └──────────────┴───────────┴──(refused, closed, abandoned, at a limit)─▶ closed
+
+A connection that is lost, once the session has been open, is `recovery`'s.
 """
 
 from typing import Literal
@@ -37,7 +39,6 @@ Reason = Literal["client", "server", "error", "abandoned", "limit", "transport_l
 LOCAL_FIELDS = frozenset(
     {
         "on_interrupt",
-        "headless",
         "lease_s",
         "max_duration_s",
         "max_tokens_total",

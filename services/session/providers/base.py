@@ -6,8 +6,6 @@ from voicebus.services.session.core.capabilities import Capabilities
 from voicebus.services.session.core.effects import Request
 from voicebus.services.session.core.inputs import AnyInput
 
-__all__ = ["Capabilities", "Translator"]
-
 
 class Translator(Protocol):
     """One provider's dialect. Both directions are pure and never raise for what a provider says."""

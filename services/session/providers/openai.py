@@ -15,7 +15,7 @@ from voicebus.bus.messages.work import ToolSpec
 from voicebus.services.session.configuration import check, own_tools
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
-from voicebus.services.session.providers.base import Capabilities
+from voicebus.services.session.core.capabilities import Capabilities
 
 Frame = dict[str, Any]
 
@@ -592,6 +592,9 @@ def frame_of(request: fx.Request) -> Frame:
             raise TypeError(f"no frame for {type(request).__name__}")
 
 
+PLACED_BY_ITEM = (i.UserWords, i.UserWordsFailed, i.ItemDeleted, i.InputCommitted)
+
+
 def placeable(found: i.AnyInput) -> list[i.AnyInput]:
     """Without its response nothing of it can be placed; an item without an id is nobody's."""
     if getattr(found, "response_id", "?") == "":
@@ -599,9 +602,6 @@ def placeable(found: i.AnyInput) -> list[i.AnyInput]:
     if isinstance(found, PLACED_BY_ITEM) and not found.item_id:
         return []
     return [found]
-
-
-PLACED_BY_ITEM = (i.UserWords, i.UserWordsFailed, i.ItemDeleted, i.InputCommitted)
 
 
 class OpenAI:
