@@ -177,14 +177,13 @@ class Guarded(Socket):
         super().bind(endpoint)
 
     def _take(self) -> list[bytes]:
-        frames = self._raw.recv_multipart(zmq.NOBLOCK, copy=False)
-        self._source = frames[0]
+        first = self._source = self._raw.recv(zmq.NOBLOCK, copy=False)
         try:
-            self.client = str(frames[0].get("User-Id")) or None
-            self.connection = str(frames[0].get(CONNECTION.decode()))
+            self.client = str(first.get("User-Id")) or None
+            self.connection = str(first.get(CONNECTION.decode()))
         except zmq.ZMQError:
             self.client, self.connection = None, ""
-        return [frame.bytes for frame in frames]
+        return self._whole([first.bytes])
 
 
 class GuardedRouter(Guarded):

@@ -29,6 +29,9 @@ Route = tuple[bytes, ...]
 
 DRAIN_LIMIT = 64
 """Messages handled per wake-up before timers and other sockets get their turn."""
+FRAMES_LIMIT = 64
+"""Of one message; none of ours has more than a handful. What follows is skipped, so many at a time:
+a million frames of a byte, which cost their sender a second, would stop the loop for four."""
 START = 4
 """Bytes of a topic that tell its lane: even*, audi*, canc*, raw/, syst*."""
 SUBSCRIPTIONS_AT_ONCE = 100
@@ -108,6 +111,8 @@ class Socket:
         self._is_looking = False
         self._look_after_s = 0.0
         self._closed = False
+        self._is_skipping = False
+        """The rest of a message of too many frames."""
         defaults: dict[int, int] = {
             zmq.LINGER: 0,
             zmq.MAXMSGSIZE: MAX_MESSAGE_BYTES,
@@ -164,6 +169,9 @@ class Socket:
             # To ask is cheaper than to be refused, 2 us instead of 5; not where many wait.
             if count < 2 and not int(_get(self._raw, _EVENTS)) & _READABLE:
                 return
+            if self._is_skipping:
+                self._skip()
+                continue
             try:
                 frames = self._take()
             except zmq.Again:
@@ -179,10 +187,23 @@ class Socket:
 
     def _take(self) -> list[bytes]:
         """The next message. Raises zmq.Again when there is none."""
-        frames = [_recv(self._raw, _AT_ONCE)]
+        return self._whole([_recv(self._raw, _AT_ONCE)])
+
+    def _whole(self, frames: list[bytes]) -> list[bytes]:
+        """With what follows its first frame, as far as the limit."""
         while _get(self._raw, _HAS_MORE):
+            if len(frames) == FRAMES_LIMIT:
+                self._is_skipping = True
+                break
             frames.append(_recv(self._raw, _AT_ONCE))
         return frames
+
+    def _skip(self) -> None:
+        for _ in range(FRAMES_LIMIT):
+            if not _get(self._raw, _HAS_MORE):
+                self._is_skipping = False
+                return
+            _recv(self._raw, _AT_ONCE)
 
     def _rearm(self, *, force: bool = False) -> None:
         """The FD tells changes only: look ourselves whether something is waiting."""

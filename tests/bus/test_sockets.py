@@ -12,7 +12,7 @@ import zmq
 
 from voicebus.bus import testing, topics
 from voicebus.bus.endpoints import Endpoints
-from voicebus.bus.sockets import CancelWatch, Route, Sent, Sockets
+from voicebus.bus.sockets import FRAMES_LIMIT, CancelWatch, Route, Sent, Sockets
 
 Mail = asyncio.Queue[Sequence[bytes]]
 T = TypeVar("T")
@@ -202,6 +202,30 @@ async def test_a_message_whose_signal_a_refused_send_takes_along_is_read_all_the
 
         assert refused is Sent.GONE
         assert await next_of(heard) == [b"%d" % number]
+
+
+async def test_a_message_of_countless_frames_stops_nobody(
+    sockets: Sockets, endpoints: Endpoints
+) -> None:
+    turns = 0
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        asyncio.get_running_loop().call_soon(turn)
+
+    got: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+    sockets.router(
+        endpoints.commands(0), lambda route, frames: got.put_nowait((len(frames), turns))
+    )
+    dealer = sockets.dealer(endpoints.commands(0), print, name="countless")
+    for frames in ([b"x"] * 100_000, [b"as", b"usual"]):
+        dealer.send(frames)
+    turn()
+    (first, before), (second, after) = [await next_of(got) for _ in range(2)]
+
+    assert (first, second) == (FRAMES_LIMIT - 1, 2)  # one is the sender's name
+    assert after - before > 10
 
 
 async def test_a_frame_beyond_the_limit_costs_its_sender_the_connection_and_nobody_else(
