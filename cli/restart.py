@@ -1,6 +1,7 @@
 """`voicebus restart`: other code, the same conversations."""
 
 import asyncio
+import contextlib
 import signal
 import sys
 import time
@@ -33,6 +34,10 @@ ORDER = (
 """What costs least first."""
 SILENCE_S = 30.0
 READY_S = 60.0
+LOOK_S = 1.0
+"""How often it is looked whether one that says nothing has ended."""
+FAILING_S = 10.0
+"""Who says for so long that it cannot work will not soon; a slow disk says so for a moment."""
 NEXT_HOST = "toolhost-1"
 HOST = "toolhost-0"
 
@@ -134,7 +139,11 @@ class Restart:
             self._start(HOST, after=0)
             self._stop(NEXT_HOST)
         before = self._supervisor.now()[HOST].pid
-        self._start(NEXT_HOST, after=0)
+        try:
+            self._start(NEXT_HOST, after=0)
+        except Problem as problem:
+            self._stop(NEXT_HOST)
+            raise Problem(f"{problem}\n  {HOST} goes on with the tools that it has") from None
         self._tell(f"{NEXT_HOST} takes the new calls; {HOST} finishes what runs")
         self._stop(HOST)
         self._start(HOST, after=before)
@@ -186,22 +195,48 @@ class Restart:
             raise Problem(f"{name} did not stop: {error}; see voicebus status") from None
 
     def _start(self, name: str, *, after: int) -> None:
-        role, _, number = name.rpartition("-")
+        """Until another process than `after` is ready. Raises Problem, as soon as it is clear that
+        this one does not get so."""
+        run_dir = self._endpoints.run_dir
+        logs = stack.log_sizes(run_dir)
+        end = time.monotonic() + READY_S
+        failing_at: float | None = None
         try:
             self._supervisor.start(name, wait=False)
-            asyncio.run(
-                testing.next_state(
-                    self._endpoints, role, int(number), lambda one: _is_next(one, after), READY_S
-                )
-            )
-        except (TimeoutError, Silent, OSError, xmlrpc.client.Error) as error:
-            log = self._supervisor.now()[name].log
-            tail = "".join(f"\n  | {line}" for line in stack.log_tail(log, 5))
-            raise Problem(f"{name} did not get ready: {error}{tail}\n  log: {log}") from None
+            while True:
+                state = asyncio.run(self._spoke(name, after))
+                now = time.monotonic()
+                if state is None:
+                    failing_at = None
+                elif state.state == "ready":
+                    return
+                else:
+                    failing_at = failing_at or now
+                    time.sleep(LOOK_S)
+                how = stack.ended(name, run_dir, logs)
+                if how is not None:
+                    fault = f"could not start: {how}"
+                elif state is not None and now - (failing_at or now) > FAILING_S:
+                    fault = f"is not ready: {state.why}"
+                elif now > end:
+                    fault = f"did not get ready within {READY_S:g} s"
+                else:
+                    continue
+                tail = stack.tail(self._supervisor.now()[name], logs)
+                raise Problem(f"{name} {fault}{tail}")
+        except (Silent, OSError, xmlrpc.client.Error) as error:
+            raise Problem(f"{name} could not be started: {error}; see voicebus status") from None
 
+    async def _spoke(self, name: str, after: int) -> State | None:
+        """What the next process says of itself, once it works or knows that it does not."""
 
-def _is_next(state: State, after: int) -> bool:
-    return state.state == "ready" and state.pid != after
+        def fits(state: State) -> bool:
+            return state.pid != after and state.state in {"ready", "failing"}
+
+        with contextlib.suppress(TimeoutError):
+            role, number = stack.role_of(name)
+            return await testing.next_state(self._endpoints, role, number, fits, LOOK_S)
+        return None
 
 
 def _on(sessions: calm.Sessions, transport: str) -> calm.Sessions:

@@ -127,7 +127,7 @@ def start(wish: Wish, tell: Tell = silent, *, within_s: float = READY_S) -> Stac
         _check_unused(planned.run_dir)
         processes.sweep(planned.run_dir)
         plan.write_key(planned)
-        logs = _log_sizes(planned.run_dir)
+        logs = log_sizes(planned.run_dir)
         try:
             with plan.reserving(planned):
                 _launch(planned)
@@ -226,7 +226,7 @@ async def _wait_ready(
             changed.clear()
             programs = supervisor.programs()
             for name in waited_for:
-                how = _ended(name, planned.run_dir, logs)
+                how = ended(name, planned.run_dir, logs)
                 if how is not None or programs[name].has_fallen:
                     raise Problem(_fallen(programs[name], how, logs))
                 if name in states and states[name].state == "failing":
@@ -280,10 +280,10 @@ def _show(
 
 
 def _fallen(program: Program, how: str | None, logs: dict[str, int]) -> str:
-    return f"{program.name} could not start: {how or program.problem}{_tail(program, logs)}"
+    return f"{program.name} could not start: {how or program.problem}{tail(program, logs)}"
 
 
-def _ended(name: str, run_dir: Path, logs: dict[str, int]) -> str | None:
+def ended(name: str, run_dir: Path, logs: dict[str, int]) -> str | None:
     """How this process ended since the start, if it did: `exit status 1`, `terminated by …`.
 
     From supervisord's log: its own state forgets how a process ended that ended too soon, and
@@ -299,10 +299,10 @@ def _ended(name: str, run_dir: Path, logs: dict[str, int]) -> str | None:
 
 def _not_ready(program: Program, state: State | None, logs: dict[str, int]) -> str:
     why = "it says nothing" if state is None else state.why or f"it is {state.state}"
-    return f"{program.name} is not ready: {why}{_tail(program, logs)}"
+    return f"{program.name} is not ready: {why}{tail(program, logs)}"
 
 
-def _tail(program: Program, logs: dict[str, int]) -> str:
+def tail(program: Program, logs: dict[str, int]) -> str:
     """The last lines that it wrote since the start, for the end of a message."""
     since = logs.get(program.log.name, 0)
     lines = [line for line in log_tail(program.log, 10, since=since) if STATE_LINE not in line]
@@ -325,7 +325,8 @@ def log_tail(path: Path, lines: int, *, since: int = 0) -> list[str]:
     return text.splitlines()[-lines:]
 
 
-def _log_sizes(run_dir: Path) -> dict[str, int]:
+def log_sizes(run_dir: Path) -> dict[str, int]:
+    """How long each log is: what is written from now on follows."""
     return {path.name: path.stat().st_size for path in run_dir.glob("*.log")}
 
 

@@ -267,6 +267,28 @@ async def test_a_restart_of_tools_that_was_interrupted_can_be_repeated(
     assert not hosts & before
 
 
+async def test_tools_that_cannot_be_imported_leave_the_ones_there_are(
+    cell: Stack, acts: Acts
+) -> None:
+    before = cell.pids()
+    code = acts.module.read_text()
+    acts.module.write_text("def tally(:\n")
+    try:
+        with pytest.raises(Problem) as problem:
+            await restart(cell, "tools")
+    finally:
+        acts.module.write_text(code)
+
+    assert "toolhost-1" in str(problem.value)
+    assert "cannot import tools" in str(problem.value)
+    assert "toolhost-0 goes on with the tools that it has" in str(problem.value)
+    assert cell.pids() == before
+    async with scene(cell) as on:
+        caller = await on.caller()
+        await caller.turn("tally")
+        assert not caller.found("tool_call_failed")
+
+
 async def test_what_an_interrupted_restart_has_stopped_is_started(cell: Stack) -> None:
     await asyncio.to_thread(cell.supervisor.stop, "session-0")
 
