@@ -25,6 +25,7 @@ _UNITS = {
     "usd": "dollars",
 }
 LONGEST = 600
+DONE = "That is done."
 
 
 def of_output(output: str) -> str:
@@ -38,7 +39,7 @@ def of_output(output: str) -> str:
 
 def _sentence(value: Any) -> str:
     if value is None or value is True or value in ("", {}, []):
-        return "That is done."
+        return DONE
     match value:
         case False:
             return "The answer is no."
@@ -80,7 +81,7 @@ def _of_mapping(value: Mapping[str, Any]) -> str:
         rest = {"place": place, **rest}
     for key, part in rest.items():
         said.append(_fact(key, part))
-    return " ".join(said)
+    return " ".join(said) or DONE
 
 
 def _fact(key: str, value: Any) -> str:
@@ -113,6 +114,8 @@ def _phrase(value: Any) -> str:
 
 
 def _listed(values: Sequence[Any]) -> str:
+    if not values:
+        return "nothing"
     phrases = [_phrase(value) for value in values[:5]]
     if len(values) > 5:
         phrases.append(f"{numbers.spoken(len(values) - 5)} more")

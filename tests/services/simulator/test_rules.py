@@ -147,10 +147,12 @@ def test_without_a_fitting_tool_the_rest_of_a_request_is_still_answered() -> Non
         ),
         ('{"time": "14:05"}', "It is fourteen oh five."),
         ('["a", "b"]', "I found two results: a and b."),
+        ('["a", []]', "I found two results: a and nothing."),
         ("42.5", "The answer is forty two point five."),
         ("null", "That is done."),
         ("", "That is done."),
         ("{}", "That is done."),
+        ('{"city": null}', "That is done."),
         ("the door is open", "The door is open."),
         ('{"took_ms": 1200, "found": true}', "The took is one thousand two hundred milliseconds. "
          "The found is yes."),
