@@ -139,11 +139,13 @@ class Caller:
 
     def next(self, now_s: float) -> Sound | None:
         """The next frame to send; tell `wrote` when it is out."""
-        if not self.is_released or not self._queue or self.waits_until(now_s) is not None:
-            return None
-        sound = self._queue.popleft()
-        self._queued_bytes -= len(sound.samples)
-        return sound
+        while self.is_released and self._queue and self.waits_until(now_s) is None:
+            sound = self._queue.popleft()
+            self._queued_bytes -= len(sound.samples)
+            if sound.samples:
+                return sound
+            self.wrote(sound)
+        return None
 
     def waits_until(self, now_s: float) -> float | None:
         """Until when at most the first frame waits for its command; None: it does not."""

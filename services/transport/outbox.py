@@ -104,7 +104,11 @@ class Outbox:
             # What was given before this one is done, or was refused: the sound that this one waits
             # for waits for nothing any more.
             self._caller.performed(first.token, first.after_n - 1)
-            return self._sound(now_s, first.until_s)
+            todo = self._sound(now_s, first.until_s)
+            # Frames without a sample are passed over: perhaps that was what it waited for.
+            reached = self._caller.has_written(first.token, first.after_n)
+            if isinstance(todo, WriteSound) or not reached:
+                return todo
         self._waiting.popleft()
         if first.after_n is not None:
             self._caller.performed(first.token, first.after_n)

@@ -49,10 +49,10 @@ def test_sound_waits_for_a_command_no_longer_than_sound_is_held_at_all() -> None
     assert sound.n == 1
 
 
-def test_empty_frames_are_bounded_too() -> None:
-    held = caller()
+def test_tiny_frames_are_bounded_too() -> None:
+    held = caller(hold_s=10.0)
     for n in range(1, 10_000):
-        held.take("tok", n, b"")
+        held.take("tok", n, b"\0\0")
 
     assert len(waiting(held)) == 4096
 

@@ -47,6 +47,21 @@ def test_a_frame_waits_for_the_sound_it_names_and_then_goes_before_the_rest() ->
     assert done[2] == Write(4, b"commit", True, True)
 
 
+def test_a_frame_without_sound_counts_and_is_not_sent() -> None:
+    outbox, caller = both()
+    outbox.send(4, b"commit", 0.0, token="tok", after_n=3, tell=True)
+    caller.take("tok", 1, b"")
+    caller.take("tok", 2, b"\0\0")
+    caller.take("tok", 3, b"")
+
+    first = outbox.next(0.1)
+    assert first == WriteSound(Sound("tok", 2, b"\0\0"))
+    caller.wrote(first.sound)
+
+    assert outbox.next(0.1) == Write(4, b"commit", True, True)
+    assert outbox.next(0.1) is None
+
+
 def test_what_follows_a_waiting_frame_keeps_its_place() -> None:
     outbox, _ = both()
     outbox.send(4, b"commit", 0.0, token="tok", after_n=1)
