@@ -125,7 +125,7 @@ def _session_said(
     state: State,
     at: float,
     peer: str,
-    message: work.Follow | work.SubmitCall | work.CancelCalls | work.OutcomeAck,
+    message: work.ANY_TO_DISPATCHER,
     effects: list[Effect],
 ) -> None:
     match message:

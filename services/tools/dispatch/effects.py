@@ -10,7 +10,7 @@ class TellSession:
     """Send this to a session process."""
 
     peer: str
-    message: work.ToolCatalogue | work.CallStarted | work.CallProgress | work.Outcome
+    message: work.ANY_FROM_DISPATCHER
 
 
 @dataclass(frozen=True)
@@ -18,15 +18,7 @@ class TellWorker:
     """Send this to a worker."""
 
     peer: str
-    message: (
-        work.PoolWelcome
-        | work.Call
-        | work.CancelCall
-        | work.Acked
-        | work.Drain
-        | work.Reset
-        | work.PoolHeartbeat
-    )
+    message: work.ANY_FROM_POOL
 
 
 @dataclass(frozen=True)

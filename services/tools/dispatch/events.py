@@ -11,7 +11,7 @@ class SessionSaid:
 
     at: float
     peer: str
-    message: work.Follow | work.SubmitCall | work.CancelCalls | work.OutcomeAck
+    message: work.ANY_TO_DISPATCHER
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,7 @@ class WorkerSaid:
 
     at: float
     peer: str
-    message: (
-        work.WorkerHello
-        | work.Credit
-        | work.Started
-        | work.Progress
-        | work.Result
-        | work.Heartbeat
-        | work.Bye
-    )
+    message: work.ANY_TO_POOL
 
 
 @dataclass(frozen=True)

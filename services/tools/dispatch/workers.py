@@ -20,18 +20,10 @@ PROGRESS_A_SECOND = 40
 LEFT_LIMIT = 256
 """So many workers that left, or were replaced, are remembered."""
 
-Report = (
-    work.WorkerHello
-    | work.Credit
-    | work.Started
-    | work.Progress
-    | work.Result
-    | work.Heartbeat
-    | work.Bye
-)
 
-
-def said(state: State, at: float, peer: str, message: Report, effects: list[Effect]) -> None:
+def said(
+    state: State, at: float, peer: str, message: work.ANY_TO_POOL, effects: list[Effect]
+) -> None:
     """A worker's message."""
     if isinstance(message, work.WorkerHello):
         _hello(state, at, peer, message, effects)
