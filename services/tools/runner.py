@@ -7,6 +7,7 @@ action ends everything within two milliseconds. Cleaning up is the host's busine
 import asyncio
 import contextlib
 import faulthandler
+import inspect
 import logging
 import os
 import select
@@ -266,10 +267,14 @@ class Runner:
         except MemoryError:
             return Outcome("error", message=f"the result of '{tool}' does not fit into memory")
         except Exception as error:
+            advice = "tools return text, numbers, lists, dicts, dataclasses or pydantic models"
+            if inspect.iscoroutine(value):
+                value.close()
+                advice = "a decorator hides that it is `async def`: make its wrapper `async def`"
             return Outcome(
                 "error",
                 message=f"'{tool}' returned a {type(value).__name__} that is not JSON ({error}); "
-                "tools return text, numbers, lists, dicts, dataclasses or pydantic models",
+                f"{advice}",
             )
         if len(body) > limit:
             return Outcome(

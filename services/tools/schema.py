@@ -261,7 +261,7 @@ def _understood(name: str, hint: Any, inside: tuple[Any, ...] = ()) -> Any:
             if rebuilt is not None and _schema_of(rebuilt):
                 return rebuilt
         raise SchemaError(
-            f"parameter {name!r}: a model cannot fill in {_show(hint)} ({_first_line(error)}); "
+            f"parameter {name!r}: a model cannot fill in {_show(hint)}{_why(error)}; "
             "use str, int, float, bool, Literal, Enum, list, dict, tuple, a dataclass, "
             "a TypedDict or a pydantic model"
         ) from None
@@ -507,8 +507,10 @@ def _show(hint: Any) -> str:
     return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(":")
+def _why(error: Exception) -> str:
+    said = str(error).splitlines()[0]
+    # What msgspec says of a class that it does not know is advice for us.
+    return "" if said.startswith("Generating JSON schema for custom types") else f" ({said})"
 
 
 def jsonable(value: Any) -> Any:

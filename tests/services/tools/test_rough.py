@@ -54,6 +54,7 @@ async def test_what_json_has_no_word_for_becomes_what_is_nearest(
         ("half_key", "returned a dict that is not JSON"),
         ("class", "returned a type that is not JSON"),
         ("coroutine", "returned a coroutine that is not JSON"),
+        ("coroutine", "a decorator hides that it is `async def`"),
     ],
 )
 async def test_what_is_no_answer_is_an_error_that_says_what_it_was(

@@ -5,6 +5,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Optional, TypedDict
 
 import jsonschema
@@ -542,6 +543,10 @@ def strange_type(a: Callable[[], None]) -> None:
     """Do it."""
 
 
+def own_class(a: Path) -> None:
+    """A class that JSON has no word for."""
+
+
 def positional(a: int, /) -> None:
     """Do it."""
 
@@ -559,6 +564,7 @@ def unknown_name(a: "Nowhere") -> None:  # type: ignore[name-defined]  # noqa: F
     [
         (no_docstring, "no docstring"),
         (strange_type, "parameter 'a': a model cannot fill in"),
+        (own_class, "parameter 'a': a model cannot fill in Path; use str, int"),
         (positional, "parameter 'a' is positional"),
         (stars, "parameter 'a' is positional"),
         (unknown_name, "Nowhere"),
