@@ -710,11 +710,14 @@ def deadlines(d: Draft) -> list[int]:
 
 def prune(d: Draft) -> None:
     """Forget responses that are over and whose sound is settled."""
-    audible = {playback.response_id for playback in d.s.playback.values()}
+    known = d.s.responses
+    wanted = {playback.response_id for playback in d.s.playback.values()}
+    # An output that it was to answer may come to stand only now.
+    wanted.update([key for key in known if known[key].answers is not None][-1:])
     over = [
         key
-        for key, response in d.s.responses.items()
-        if not response.active and key not in audible and key not in d.s.batches
+        for key, response in known.items()
+        if not response.active and key not in wanted and key not in d.s.batches
     ]
     if len(over) > REMEMBERED:
         old = over[:-REMEMBERED]

@@ -63,6 +63,11 @@ DETECTIONS: list[ServerVad | str] = [
 ]
 
 
+CHANGES = (
+    i.TransportLost(),
+    i.TransportLost(transport=1, audio_in="in1", audio_out="out1"),
+    i.TransportLeft(transport=1, audio_in="in1", audio_out="out1"),
+)
 FINAL = (
     i.ItemAdded,
     i.OutputItemAdded,
@@ -144,17 +149,24 @@ class Conversations(RuleBasedStateMachine):
         """Calls of responses out of band."""
         self.submitted: dict[str, str] = {}
         self.closed = False
+        self.unseen: set[str] = set()
+        """Calls whose outputs no response has seen yet, and nothing excuses that."""
+        self.excused: set[str] = set()
+        self.owed: set[str] = set()
+        """Those among them when their connection was lost: the next one is to answer them."""
         self.new_connection()
         self.collect()
         self.everything_arrives()
 
     def new_connection(self) -> None:
+        self.owed |= self.unseen | (self.outputs_under_way() - self.excused)
+        self.history: set[str] = set()
+        """Calls that this connection was told of, with what came of them."""
         self.items: dict[str, str] = {}
         """Item id -> call id, or nothing."""
         self.outputs: Counter[str] = Counter()
-        self.unseen: set[str] = set()
-        """Calls whose outputs no response has seen yet, and nothing excuses that."""
-        self.excused: set[str] = set()
+        self.unseen = set()
+        self.excused = set()
         self.truncated: Counter[tuple[str, int]] = Counter()
         self.received: Counter[tuple[str, int]] = Counter()
         self.active: dict[str, bool] = {}
@@ -204,9 +216,13 @@ class Conversations(RuleBasedStateMachine):
     def excuse(self) -> None:
         """What was to be answered need not be any more."""
         self.unseen.clear()
-        self.excused.update(
-            ask.request.call_id for ask in self.requests if isinstance(ask.request, fx.AddOutput)
-        )
+        self.owed.clear()
+        self.excused |= self.outputs_under_way()
+
+    def outputs_under_way(self) -> set[str]:
+        """Calls whose outputs the provider has not handled yet."""
+        requests = [ask.request for ask in self.requests]
+        return {one.call_id for one in requests if isinstance(one, fx.AddOutput)}
 
     def published(self, data: object) -> None:
         match data:
@@ -316,7 +332,9 @@ class Conversations(RuleBasedStateMachine):
                 if call_id in self.items.values():
                     self.outputs[call_id] += 1
                     assert self.outputs[call_id] == 1, f"{call_id} got two outputs"
-                    if '"running"' not in ask.request.output and call_id not in self.excused:
+                    is_new = call_id not in self.history or call_id in self.owed
+                    is_promise = '"running"' in ask.request.output
+                    if is_new and not is_promise and call_id not in self.excused:
                         self.unseen.add(call_id)
                     stands = i.Item(
                         item_id=self.id("o"), type="function_call_output", call_id=call_id
@@ -326,6 +344,7 @@ class Conversations(RuleBasedStateMachine):
                     refused("invalid_tool_call_id")
             case fx.AddCall(call_id=call_id, item_id=item_id):
                 self.items[item_id] = call_id
+                self.history.add(call_id)
             case fx.DeleteItem(item_id=item_id):
                 if item_id in self.items:
                     assert not self.outputs[self.items[item_id]], "an answered call was deleted"
@@ -344,6 +363,7 @@ class Conversations(RuleBasedStateMachine):
         self.written[r] = []
         if not apart:
             self.unseen.clear()
+            self.owed.clear()
         self.events.append(i.ResponseStarted(response_id=r, tag=tag, out_of_band=apart))
         return r
 
@@ -529,6 +549,15 @@ class Conversations(RuleBasedStateMachine):
     def the_connection_is_lost(self, code: int) -> None:
         self.new_connection()
         self.stage.play(i.ProviderDisconnected(generation=self.generation, code=code))
+        self.collect()
+
+    @precondition(lambda self: self.is_live and self.generation)
+    @rule(change=st.sampled_from(CHANGES))
+    def the_transport_changes(self, change: i.TransportLost | i.TransportLeft) -> None:
+        if isinstance(change, i.TransportLeft) and self.stage.state.phase != "ready":
+            return
+        self.new_connection()
+        self.stage.play(change)
         self.collect()
 
     # --- clients ------------------------------------------------------------------------------

@@ -935,7 +935,15 @@ def test_an_output_that_came_too_late_for_two_responses_is_answered_after_the_se
     assert len(of(stage.play(done("vad")), fx.CreateResponse)) == 1
 
 
-@pytest.mark.parametrize("others", [[], [done("foreign")], [created("oob", out_of_band=True)]])
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [done("foreign")],
+        [done(f"foreign{n}") for n in range(20)],
+        [created("oob", out_of_band=True)],
+    ],
+)
 def test_an_output_that_came_only_after_the_end_of_the_turn_detections_response_is_answered(
     others: list[i.AnyInput],
 ) -> None:
