@@ -160,7 +160,9 @@ def update(d: Draft, event: i.UpdateRequested) -> None:
         tools={tool.name: tool for tool in event.tools},
         client_tools=tuple(event.client_tools),
     )
-    if set(event.fields) <= LOCAL_FIELDS:
+    earlier = {field for one in (d.s.update, *d.s.updates) if one for field in one.fields}
+    # Where an earlier one waits with the same field, it would undo this one.
+    if set(event.fields) <= LOCAL_FIELDS - earlier:
         _commit(d, wanted)
         _updated(d, {}, event.command_id)
         return

@@ -306,6 +306,18 @@ def test_updates_go_one_at_a_time_and_only_their_fields() -> None:
     assert second.only == ("voice",)
 
 
+def test_a_later_update_of_our_own_fields_is_not_undone_by_an_earlier_one_that_waited() -> None:
+    stage = Stage()
+    stage.play(update("voice", "lease_s", voice="ash", lease_s=30.0))
+
+    assert replies(stage.play(update("filler", command_id="update-2"))) == {"update-2": "ok"}
+    stage.play(update("lease_s", command_id="update-3", lease_s=50.0))
+    stage.play(CONFIRMED)
+
+    assert replies(stage.play(CONFIRMED)) == {"update-3": "ok"}
+    assert (stage.state.config.voice, stage.state.config.lease_s) == ("ash", 50.0)
+
+
 def test_a_confirmation_that_is_told_twice_does_not_confirm_the_next_update() -> None:
     stage = Stage()
     stage.play(update("voice", voice="cedar"), update("voice", voice="sage", command_id="update-2"))
