@@ -266,7 +266,7 @@ class Shard:
                     conversation.published(event)
         self._fail.reached("published")
         for done in batch:
-            self._send(done)
+            self._send(done, safe)
         self._fail.reached("sent")
         for done in batch:
             conversation = self.conversations.get(done.commit.session_id)
@@ -303,7 +303,7 @@ class Shard:
             self._has_stopped = True
             self._dirty.clear()
 
-    def _send(self, done: Work) -> None:
+    def _send(self, done: Work, safe: bool) -> None:
         """Frames to the transport, calls to the pool."""
         session_id = done.commit.session_id
         conversation = self.conversations.get(session_id)
@@ -322,7 +322,9 @@ class Shard:
                 if payload is not None:
                     self._audience.raw(session_id, "down", payload)
         for message in done.pool:
-            self.pool.send(message)
+            # The pool tells an outcome again until it may forget it.
+            if safe or not isinstance(message, work.OutcomeAck):
+                self.pool.send(message)
 
     def _acknowledge(self, batch: list[Work]) -> None:
         """What is journaled may be forgotten by those who hold it for us."""

@@ -1,6 +1,7 @@
 """The shard's end, a journal that fails it, and a transport that is slow to answer."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -13,6 +14,7 @@ from voicebus.bus.frames import Codec
 from voicebus.bus.messages import link
 from voicebus.bus.messages.base import encode
 from voicebus.bus.messages.commands import Command, SessionConfig
+from voicebus.bus.messages.work import OutcomeAck
 from voicebus.bus.sockets import Frames, Route, Sockets
 from voicebus.config.settings import CellSettings, SessionSettings
 from voicebus.services.runtime import Runtime
@@ -59,9 +61,9 @@ async def test_a_shard_to_which_something_comes_all_the_time_stops_all_the_same(
         commits = 0
         send = shard._send
 
-        def send_and_get_more(done: Work) -> None:
+        def send_and_get_more(done: Work, safe: bool) -> None:
             nonlocal commits
-            send(done)
+            send(done, safe)
             commits += 1
             if commits < 1000:
                 shard.feed(conversation, inputs.TalkerSeen(now_us=shard.now_us()))
@@ -120,6 +122,33 @@ async def test_after_a_bug_behind_the_commit_nothing_more_is_written() -> None:
         (kept,) = archive.sessions()
         archive.close()
         assert kept.seq == written
+
+
+async def test_an_outcome_that_the_journal_could_not_take_is_not_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as (shard, line):
+        await line.ask("open", {"config": {}})
+        (conversation,) = shard.conversations.values()
+        sent: list[object] = []
+        monkeypatch.setattr(shard.pool, "send", sent.append)
+
+        async def told() -> list[object]:
+            now_us = shard.now_us()
+            shard.feed(conversation, inputs.ToolEnded(now_us=now_us, call_id="c1", status="ok"))
+            await shard._writer.idle()
+            return [one for one in sent if isinstance(one, OutcomeAck)]
+
+        with monkeypatch.context() as disk:
+            disk.setattr(shard.journal, "write", full)
+            assert await told() == []
+
+        assert len(await told()) == 1, "told again, it is"
+        await shard.stop()
+
+
+def full(commits: list[Commit]) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
 
 
 async def test_a_catalogue_that_keeps_changing_makes_no_open_wait_longer() -> None:
