@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Generic, TypeVar
+from weakref import WeakSet
 
 from voicebus.client.errors import Lagged
 
@@ -23,8 +24,10 @@ class Ring(Generic[T]):
         *,
         cost: Callable[[T], int] = lambda value: 1,
         number: Callable[[T], int | None] = lambda value: None,
+        keeps_read: bool = True,
     ) -> None:
-        """`limit` bounds the sum of the costs; `number` names a value in `Lagged`."""
+        """`limit` bounds the sum of the costs; `number` names a value in `Lagged`. Without
+        `keeps_read` a value goes as soon as all who are there have read it."""
         self._what = what
         self._limit = limit
         self._cost = cost
@@ -33,6 +36,8 @@ class Ring(Generic[T]):
         self._first = 0
         """The place of the oldest value kept."""
         self._size = 0
+        self._keeps_read = keeps_read
+        self._readers: WeakSet[Reader[T]] = WeakSet()
         self._waiting: set[asyncio.Future[None]] = set()
         self._ended = False
         self._error: Exception | None = None
@@ -52,8 +57,7 @@ class Ring(Generic[T]):
         self._kept.append(value)
         self._size += self._cost(value)
         while self._size > self._limit and len(self._kept) > 1:
-            self._size -= self._cost(self._kept.popleft())
-            self._first += 1
+            self._drop_oldest()
         self._wake()
 
     def close(self, error: Exception | None = None) -> None:
@@ -64,7 +68,20 @@ class Ring(Generic[T]):
 
     def reader(self, *, from_now: bool = False) -> "Reader[T]":
         """Starts with the oldest value kept, or with what comes next."""
-        return Reader(self, self.end if from_now else self._first)
+        reader = Reader(self, self.end if from_now else self._first)
+        self._readers.add(reader)
+        return reader
+
+    def _drop_oldest(self) -> None:
+        self._size -= self._cost(self._kept.popleft())
+        self._first += 1
+
+    def _was_read(self) -> None:
+        if self._keeps_read:
+            return
+        slowest = min(reader._place for reader in self._readers)
+        while self._first < slowest:
+            self._drop_oldest()
 
     def _wake(self) -> None:
         for waiter in self._waiting:
@@ -112,4 +129,5 @@ class Reader(AsyncIterator[T]):
             raise behind
         value = self._ring._kept[self._place - self._ring._first]
         self._place += 1
+        self._ring._was_read()
         return value

@@ -84,7 +84,7 @@ class RealtimeSession:
         self._last_sign = asyncio.get_running_loop().time()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._events: Ring[Event] = Ring("events", EVENTS_KEPT, number=lambda event: event.seq)
-        self._sound: Ring[Heard] = Ring("sound", SOUND_KEPT_BYTES, cost=_size)
+        self._sound: Ring[Heard] = Ring("sound", SOUND_KEPT_BYTES, cost=_size, keeps_read=False)
         self._sound_claimed = False
         self._raw: Ring[RawEvent] | None = None
         self._healed: list[gaps.Missing] = []
@@ -348,14 +348,14 @@ class RealtimeSession:
     def raw_events(self) -> Reader[RawEvent]:
         """The provider's own frames from now on, in both directions; sound is left out."""
         if self._raw is None:
-            self._raw = Ring("raw events", RAW_KEPT)
+            self._raw = Ring("raw events", RAW_KEPT, keeps_read=False)
             if self._events.is_ended:
                 self._raw.close()
             else:
                 self._raw_in = self._sockets.subscriber(
                     [self._opened.events], [topics.raw(self.id, "")], self._raw_frames
                 )
-        return self._raw.reader()
+        return self._raw.reader(from_now=True)
 
     @property
     def healed(self) -> tuple[gaps.Missing, ...]:

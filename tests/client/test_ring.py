@@ -1,4 +1,5 @@
 import asyncio
+import weakref
 
 import pytest
 
@@ -40,6 +41,42 @@ async def test_a_reader_overtaken_while_it_waited_is_told_too() -> None:
 
     with pytest.raises(Lagged, match=r"missed 3: read faster$"):  # without numbers no replay
         await waiting
+
+
+class Value:
+    """Something that can be looked for."""
+
+
+async def test_what_all_have_read_is_let_go_where_nobody_may_read_it_again() -> None:
+    ring: Ring[Value] = Ring("sound", 10, keeps_read=False)
+    first, second = ring.reader(), ring.reader()
+    value = Value()
+    seen = weakref.ref(value)
+    ring.put(value)
+    del value
+
+    await anext(first)
+    after_one = seen() is not None
+    await anext(second)
+
+    assert after_one
+    assert seen() is None
+    ring.put(Value())
+    assert await anext(first) is await anext(second)
+
+
+async def test_a_reader_that_nobody_has_any_more_holds_nothing() -> None:
+    ring: Ring[Value] = Ring("sound", 10, keeps_read=False)
+    reader = ring.reader()
+    gone = ring.reader()
+    value = Value()
+    seen = weakref.ref(value)
+    ring.put(value)
+    del value, gone
+
+    await anext(reader)
+
+    assert seen() is None
 
 
 async def test_the_bound_is_on_the_sum_of_the_costs() -> None:
