@@ -44,7 +44,14 @@ def _wait(folder: Path, within_s: float) -> None:
     shards = stack.shards(folder)
     if not shards:
         return
-    left = asyncio.run(_last(Endpoints(folder), shards, within_s))
+    try:
+        left = asyncio.run(_last(Endpoints(folder), shards, within_s))
+    except KeyboardInterrupt:
+        _tell(
+            "nothing was stopped, but new calls are refused; to take them again: "
+            "voicebus restart session; to go on: voicebus down"
+        )
+        raise
     if left:
         verb = "is" if len(left) == 1 else "are"
         _tell(f"{_conversations(len(left))} {verb} cut: still open after {within_s:g} s")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 import tempfile
 
 import pytest
@@ -234,6 +235,31 @@ async def test_down_waits_for_the_last_call_and_takes_no_new_one(
         kept = archive.events(caller.id)
     assert conversation(kept) == []
     assert kept[-1]["data"]["reason"] == "client"
+
+
+async def test_a_down_that_is_interrupted_says_how_calls_are_taken_again(
+    start_stack: StartStack,
+) -> None:
+    cell = await asyncio.to_thread(start_stack, scenario=SCENARIO)
+    async with scene(cell) as on:
+        caller = await on.caller()
+        command = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-c", "from voicebus.cli.main import run; run()"),
+            *("down", "--wait", "600", "--run-dir", str(cell.run_dir)),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await cell_state(cell, "draining")
+        command.send_signal(signal.SIGINT)
+        _, err = await command.communicate()
+        await restart(cell, "session")
+        await (await on.caller()).turn("short tone")
+
+        assert command.returncode == 130
+        assert b"nothing was stopped, but new calls are refused" in err
+        assert not caller.found("session_closed")
+    shown = await asyncio.to_thread(stack.status, cell.run_dir)
+    assert shown.note is None
 
 
 @pytest.mark.parametrize("wait", ["0", "0.5"])
