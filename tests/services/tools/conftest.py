@@ -26,6 +26,9 @@ from voicebus.services.tools.pool import Key, Lane, Pool, PoolSettings
 HOSTILE = str(Path(__file__).parent / "samples" / "hostile.py")
 SESSION = "s0-" + "0" * 26
 PATIENCE_S = 60.0
+AMPLE_S = 50.0
+"""What a tool has that names no time of its own: it is to end by itself, however little of the
+processor it gets at its low priority."""
 _outcomes: Codec[work.ANY_FROM_DISPATCHER] = Codec(work.ANY_FROM_DISPATCHER, what="test")
 
 
@@ -149,7 +152,7 @@ def failure(result: work.Result) -> work.Failure:
 @pytest.fixture
 async def driven() -> AsyncIterator[DrivenPool]:
     """Three runners with the hostile tools."""
-    made = DrivenPool(runner.Limits(memory_mb=2048), 3)
+    made = DrivenPool(runner.Limits(memory_mb=2048, timeout_s=AMPLE_S), 3)
     await made.pool.start()
     try:
         yield made

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.services.tools.conftest import DrivenPool, failure, value
+from tests.services.tools.conftest import AMPLE_S, DrivenPool, failure, value
 from voicebus.services.tools import pool, runner
 
 ROUGH = str(Path(__file__).parent / "samples" / "rough.py")
@@ -19,7 +19,7 @@ ROUGH = str(Path(__file__).parent / "samples" / "rough.py")
 @pytest.fixture
 async def driven() -> AsyncIterator[DrivenPool]:
     """One runner and its spare."""
-    made = DrivenPool(runner.Limits(), 1, specs=(ROUGH,))
+    made = DrivenPool(runner.Limits(timeout_s=AMPLE_S), 1, specs=(ROUGH,))
     await made.pool.start()
     try:
         yield made
@@ -146,7 +146,7 @@ async def test_a_tool_that_writes_over_the_link_has_begun_whatever_else_is_lost(
 
 
 async def test_memory_that_is_taken_bit_by_bit_ends_at_the_limit() -> None:
-    driven = DrivenPool(runner.Limits(memory_mb=384), 1, specs=(ROUGH,))
+    driven = DrivenPool(runner.Limits(memory_mb=384, timeout_s=AMPLE_S), 1, specs=(ROUGH,))
     await driven.pool.start()
     try:
         result = await driven.run("eats_slowly")

@@ -240,7 +240,7 @@ def identity(ctx: ToolContext) -> dict[str, object]:
     return {"key": ctx.idempotency_key, "attempt": ctx.attempt, "pid": os.getpid()}
 
 
-@tool(timeout_s=30)
+@tool(timeout_s=30, grace_s=20)  # however long it waits for the processor
 async def async_sleep(seconds: float) -> str:
     """Sleep on the loop."""
     await asyncio.sleep(seconds)
