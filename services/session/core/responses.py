@@ -710,16 +710,17 @@ def deadlines(d: Draft) -> list[int]:
 
 def prune(d: Draft) -> None:
     """Forget responses that are over and whose sound is settled."""
-    known = d.s.responses
-    wanted = {playback.response_id for playback in d.s.playback.values()}
-    # An output that it was to answer may come to stand only now.
-    wanted.update([key for key in known if known[key].answers is not None][-1:])
+    audible = {playback.response_id for playback in d.s.playback.values()}
     over = [
         key
-        for key, response in known.items()
-        if not response.active and key not in wanted and key not in d.s.batches
+        for key, response in d.s.responses.items()
+        if not response.active and key not in audible and key not in d.s.batches
     ]
     if len(over) > REMEMBERED:
         old = over[:-REMEMBERED]
+        if any(d.s.responses[key].answers is not None for key in old):
+            # An output that the newest of them was to answer may come to stand only now.
+            answering = [key for key in over if d.s.responses[key].answers is not None]
+            old = [key for key in old if key != answering[-1]]
         d.s.responses = without(d.s.responses, *old)
         d.s.forgotten = (*d.s.forgotten, *old)[-FORGOTTEN:]
