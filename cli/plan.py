@@ -106,6 +106,8 @@ def make(wish: Wish) -> Plan:
     given.setdefault("VOICEBUS_PYTHON", sys.executable)
     given["VOICEBUS_TOOLHOST_TOOLS"] = " ".join(_tools(wish.tools, given))
 
+    if wish.simulator and wish.provider_url is None:
+        environment_key = None  # nobody asks for it, so it need not be one
     key = _key(wish.provider_key_file, transport.provider_key_file, environment_key)
     is_chosen = transport.provider_url != TransportSettings().provider_url
     try:
@@ -198,16 +200,27 @@ def _absolute(spec: str) -> str:
 def _key(wished: str | Path | None, setting: str | None, environment_key: str | None) -> str | None:
     chosen = wished if wished is not None else setting
     if chosen is None:
-        return environment_key
+        return None if environment_key is None else _checked(environment_key, KEY)
     path = Path(chosen).expanduser()
     try:
         text = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise Problem(f"cannot read the provider's key from {path}: {reason}") from None
-    if not text or len(text.split()) != 1:
-        raise Problem(f"{path} should hold the provider's key and nothing else")
-    return text
+    return _checked(text, str(path))
+
+
+def _checked(key: str, where: str) -> str:
+    """It travels in a header. Raises Problem, which shows nothing of it."""
+    if len(key.split()) != 1:
+        raise Problem(f"{where} should hold the provider's key and nothing else")
+    for place, letter in enumerate(key, 1):
+        if not (letter.isascii() and letter.isprintable()):
+            raise Problem(
+                f"{where} holds no provider's key: character {place} of {len(key)} is none that a "
+                "key can have (only plain letters, digits and signs); copy the key again"
+            )
+    return key
 
 
 def _port(simulator: SimulatorSettings, *, is_chosen: bool) -> int:

@@ -109,6 +109,24 @@ def test_a_key_file_that_holds_no_key_is_a_problem(
         made(run_dir, provider_key_file=file)
 
 
+@pytest.mark.parametrize(
+    ("key", "why"),
+    [
+        ("sk-ключ", "OPENAI_API_KEY holds no provider's key: character 4 of 7 is none"),
+        ("sk-1\u2013\u200b", "character 5 of 6 is none that a key can have"),
+        ("sk 1", "OPENAI_API_KEY should hold the provider's key and nothing else"),
+    ],
+)
+def test_a_key_that_no_header_takes_is_a_problem_that_does_not_show_it(
+    run_dir: Path, key: str, why: str
+) -> None:
+    with pytest.raises(Problem, match=why) as problem:
+        made(run_dir, environment={"OPENAI_API_KEY": key})
+
+    assert key not in str(problem.value)
+    assert made(run_dir, environment={"OPENAI_API_KEY": key}, simulator=True).key == "simulator"
+
+
 def test_the_key_lies_in_a_file_for_its_owner(run_dir: Path) -> None:
     planned = made(run_dir, environment={"OPENAI_API_KEY": "sk-1"})
 
