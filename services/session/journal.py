@@ -4,6 +4,7 @@ What was committed here happened; what was not will be told again by those who s
 """
 
 import contextlib
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,6 +147,14 @@ class Journal:
             self._janitor = _connect(path)
             self._janitor.execute(f"pragma busy_timeout = {JANITOR_BUSY_MS}")
         path.chmod(0o600)
+        self._file = path.stat()
+
+    def is_there(self) -> bool:
+        """Whether its path still leads to the file that is written, and found by a next process."""
+        try:
+            return os.path.samestat(self._file, self.path.stat())
+        except FileNotFoundError:
+            return False
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -185,6 +194,8 @@ class Journal:
 
     def write(self, commits: list[Commit]) -> None:
         """All of it or nothing. Raises sqlite3.Error."""
+        if not self.is_there():
+            raise sqlite3.OperationalError("its file was deleted or replaced")
         with _transaction(self._writer) as sql:
             for commit in commits:
                 self._write_one(sql, commit)

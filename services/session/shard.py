@@ -340,7 +340,13 @@ class Shard:
                 self.links[transport].send(link.Ack(sessions=sessions))
 
     def _journal_changed(self) -> None:
-        if self.journal_lost:
+        if self.journal_lost and not self.journal.is_there():
+            self._runtime.failing(
+                f"the journal {self.journal.path} was deleted or replaced: new sessions are "
+                "refused, live ones go on and cannot be kept; put it back, or: voicebus down, "
+                "then voicebus up"
+            )
+        elif self.journal_lost:
             self._runtime.failing(
                 f"the journal {self.journal.path} cannot be written: new sessions are refused, "
                 "live ones go on; free the disk or make it writable"

@@ -117,6 +117,30 @@ async def test_a_journal_that_takes_nothing_more_is_told_and_costs_no_word_when_
         assert caller.words().count("A short tone.") == 3
 
 
+async def test_a_journal_that_is_moved_away_is_missed_and_whole_once_it_is_back(
+    cell: Stack,
+) -> None:
+    path = cell.run_dir / "data" / "session-0.db"
+    async with scene(cell, errors={"journal.lost"}) as on:
+        caller = await on.caller()
+        await caller.turn("short tone")
+        away = path.rename(path.with_suffix(".away"))
+        try:
+            await caller.turn("short tone")
+            await caller.event("error", code="journal_lost")
+            failing = await on.tape.until(
+                lambda: next((one for one in _states(on) if one["state"] == "failing"), None),
+                "the journal's loss to be told",
+            )
+            code, _ = await on.line.refused("open", {"config": {}})
+        finally:
+            away.rename(path)
+        await on.tape.until(lambda: _states(on)[-1]["state"] == "ready", "all well again")
+
+        assert f"the journal {path} was deleted or replaced" in failing["why"]
+        assert code == "busy"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
 async def test_a_process_that_dies_with_an_unwritten_journal_is_followed_by_one_that_is_heard(
     cell: Stack,

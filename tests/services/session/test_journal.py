@@ -112,6 +112,22 @@ def test_a_batch_is_written_whole_or_not_at_all(path: Path) -> None:
     assert len(journal.live()) == 1
 
 
+def test_nothing_is_written_to_a_file_that_no_next_process_would_find(path: Path) -> None:
+    journal = Journal(path)
+    journal.write([commit(events=[(1, b"e1")])])
+    elsewhere = path.rename(path.with_suffix(".moved"))
+
+    with pytest.raises(sqlite3.Error, match="deleted or replaced"):
+        journal.write([commit(events=[(2, b"e2")])])
+    path.write_bytes(elsewhere.read_bytes())
+    with pytest.raises(sqlite3.Error, match="deleted or replaced"):
+        journal.write([commit(events=[(2, b"e2")])])
+    elsewhere.rename(path)
+    journal.write([commit(events=[(2, b"e2")])])
+
+    assert journal.events("s0-a", 1, None, 9) == [b"e1", b"e2"]
+
+
 def prune(journal: Journal, ended_before_us: int, replies_before_us: int) -> bool:
     """Whether the file must be written anew."""
     while journal.forget_ended(ended_before_us) or journal.forget_replies(replies_before_us):
