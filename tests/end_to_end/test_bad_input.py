@@ -201,7 +201,7 @@ async def test_wrong_sound_is_counted_and_told_on_the_system_lane_only(cell: Sta
         voice.send(b"\0" * 960, 3, token="forged" * 4)
         assert sid in await voice.refused("unknown_token")
         listener = await on.line.ask("attach", {"rights": ["listen"]}, session_id=sid)
-        # The token and its sound go different ways: what comes first is of an unknown token.
+        # A transport that stands still for 500 ms knows the token only after its holder does.
         while not voice.was_refused("no_right"):
             voice.send(b"\0" * 960, 1, token=listener["data"]["token"])
             await asyncio.sleep(0.05)
