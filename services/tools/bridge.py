@@ -105,6 +105,7 @@ class Bridge:
             one = Running(call, self._loop.time())
             self._running[key] = one
             one.task = self._loop.create_task(self._run(key, one))
+            one.task.add_done_callback(lambda task: self._stopped(key, one, task))
 
     def cancel(self, key: Key, reason: str) -> None:
         """Tell the server to stop, and wait for it no longer."""
@@ -118,6 +119,13 @@ class Bridge:
             one.task.cancel()
 
     # --- a call -------------------------------------------------------------------------------
+
+    def _stopped(self, key: Key, one: Running, task: asyncio.Task[None]) -> None:
+        """A cancel that comes along with its call, before the first step: nothing has run, and
+        nothing else tells its end."""
+        if task.cancelled() and self._running.pop(key, None) is not None:
+            words = f"cancelled before it began ({one.cancelled})"
+            self._end(one.call, "cancelled", words, started=False)
 
     async def _run(self, key: Key, one: Running) -> None:
         call = one.call

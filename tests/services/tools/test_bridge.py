@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -17,6 +18,7 @@ pytest.importorskip("mcp", reason="the MCP SDK is not installed: pip install 'vo
 
 from tests.ports import free_port
 from tests.services.tools.conftest import Cell
+from voicebus.bus.messages import work
 from voicebus.services.runtime import CannotStart
 from voicebus.services.tools import bridge, settings
 
@@ -98,6 +100,36 @@ async def test_a_cancel_reaches_the_server(bridged: Cell) -> None:
 
     assert outcome.status == "cancelled"
     assert (await bridged.run("cancels")).result == {"result": "1"}
+
+
+class Heard:
+    """A membership that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.results: list[work.Result] = []
+
+    def ended(self, result: work.Result) -> None:
+        self.results.append(result)
+
+    def changed(self) -> None:
+        """No matter."""
+
+
+async def test_a_cancel_that_comes_along_with_its_call_ends_it_and_frees_its_place() -> None:
+    heard: Any = Heard()
+    spec = work.ToolSpec(name="add", parameters={"type": "object"})
+    server = settings.McpServer(command="little", concurrency=1)
+    one = bridge.Bridge(cast(Any, None), {"add": spec}, server, result_bytes=1024)
+    one.member = heard
+    call = work.Call(session_id="s", call_id="c", tool="add", args={}, epoch=0, budget_ms=60_000)
+
+    one.call(call)
+    one.cancel(("s", "c"), "interrupt")
+    for _ in range(3):  # the task's only step, and its end
+        await asyncio.sleep(0)
+
+    assert [(said.status, said.started) for said in heard.results] == [("cancelled", False)]
+    assert one.free("sync") == 1
 
 
 async def test_its_calls_have_deadlines(bridged: Cell) -> None:
