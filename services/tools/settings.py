@@ -56,7 +56,7 @@ class ToolLimits(Settings, frozen=True, kw_only=True):
     stderr_kb: Positive = 4
     """How much of what a tool wrote last is kept for its failure."""
     async_calls: Positive = 16
-    """How many calls of `async def` tools share one process."""
+    """How many calls of `async def` tools run at the same time."""
     recycle_calls: Positive = 1000
     """A runner is replaced after so many calls,"""
     recycle_mb: Positive = 200
