@@ -22,6 +22,8 @@ from voicebus.services.tools import confine, pipe, runner, toolbox
 
 CLEAR_ROUNDS = 100
 CLEAR_PAUSE_S = 0.01
+FORK_ROUNDS = 100
+FORK_PAUSE_S = 0.01
 
 
 def serve(
@@ -65,7 +67,7 @@ def serve(
                 _reap(children, reported, order.number)
                 continue
             mine, waiting = waiting[:3], waiting[3:]
-            pid = os.fork()
+            pid = fork(lambda: _end_orphans(own.union(children.values())))
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -82,6 +84,17 @@ def serve(
             # that runners have started is cleared away.
             with contextlib.suppress(OSError):
                 control.sendall(pipe.pack(pipe.Spawned(number=order.number, pid=pid)))
+
+
+def fork(clear_away: Callable[[], None]) -> int:
+    """As os.fork, tried for a second where the system has no process left: the tool that took them
+    all is being ended, and what it leaves has to be reaped first. Raises OSError."""
+    for _ in range(FORK_ROUNDS):
+        with contextlib.suppress(BlockingIOError):
+            return os.fork()
+        clear_away()
+        time.sleep(FORK_PAUSE_S)
+    return os.fork()
 
 
 def _report_the_dead(control: socket.socket, children: dict[int, int], reported: set[int]) -> None:

@@ -7,8 +7,36 @@ import subprocess
 import sys
 
 import msgspec
+import pytest
 
-from voicebus.services.tools import pipe, runner
+from voicebus.services.tools import forkserver, pipe, runner
+
+
+def test_a_fork_waits_for_what_a_tool_has_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    left = [BlockingIOError(), BlockingIOError()]
+    cleared = []
+
+    def refuse_twice() -> int:
+        if left:
+            raise left.pop()
+        return 4711
+
+    monkeypatch.setattr("os.fork", refuse_twice)
+    monkeypatch.setattr(forkserver, "FORK_PAUSE_S", 0.0)
+
+    assert forkserver.fork(lambda: cleared.append(1)) == 4711
+    assert cleared == [1, 1]
+
+
+def test_a_fork_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> int:
+        raise BlockingIOError
+
+    monkeypatch.setattr("os.fork", refuse)
+    monkeypatch.setattr(forkserver, "FORK_PAUSE_S", 0.0)
+
+    with pytest.raises(BlockingIOError):
+        forkserver.fork(lambda: None)
 
 
 def test_a_host_that_dies_right_after_an_order_is_cleared_up_after() -> None:
