@@ -6,11 +6,16 @@ loop that all callers share ten times what it costs its sender.
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from voicebus.services.gateway.protocol import FLOOD
 from voicebus.services.limits import Bucket
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 FRAMES_PER_S = 5000
 """Of any kind, by one connection: a minute of sound that is sent at once, say."""
@@ -46,6 +51,14 @@ def bounded(count: Callable[[str], None]) -> type[asyncio.Protocol]:
                 super().handle_ping()
             else:
                 self.conn.data_to_send()
+
+        async def send(self, message: "ASGISendEvent") -> None:
+            # uvicorn has closed it by itself, after a broken frame or for want of a pong. It takes
+            # what is sent then for a bug of ours; but the caller is gone, and no more.
+            await self.writable.wait()
+            if self.close_sent and message["type"] == "websocket.send":
+                raise ClientDisconnected
+            await super().send(message)
 
         def _end(self) -> None:
             self._is_flooding = True

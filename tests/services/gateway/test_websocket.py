@@ -6,7 +6,11 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
+import uvicorn
 from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import Frame, Opcode
@@ -99,15 +103,15 @@ class Full(asyncio.Transport):
         return False
 
 
-async def test_who_reads_nothing_gets_no_pongs_that_would_fill_the_memory() -> None:
-    import uvicorn  # noqa: PLC0415
-    from uvicorn.server import ServerState  # noqa: PLC0415
-
+@contextlib.asynccontextmanager
+async def connected() -> AsyncIterator[tuple[WebSocketsSansIOProtocol, Full]]:
+    """A connection without a network, after its handshake."""
     config = uvicorn.Config(echo, ws=bounded(lambda what: None), lifespan="off", log_config=None)
     config.load()
     kind = config.ws_protocol_class
     assert kind is not None
-    one = kind(config=config, server_state=ServerState(), app_state={})  # type: ignore[call-arg]
+    assert issubclass(kind, WebSocketsSansIOProtocol)
+    one = kind(config=config, server_state=ServerState(), app_state={})
     way = Full()
     one.connection_made(way)
     one.data_received(
@@ -116,14 +120,26 @@ async def test_who_reads_nothing_gets_no_pongs_that_would_fill_the_memory() -> N
     )
     while not way.written:  # noqa: ASYNC110 - the answer to the handshake
         await asyncio.sleep(0)
-
-    one.pause_writing()
     way.written = b""
-    one.data_received(frames(Opcode.PING, 100))
-    while_full = way.written
-    one.resume_writing()
-    one.data_received(frames(Opcode.PING, 1))
-
-    assert while_full == b""
-    assert way.written == Frame(Opcode.PONG, b"").serialize(mask=False)
+    yield one, way
     one.connection_lost(None)
+
+
+async def test_who_reads_nothing_gets_no_pongs_that_would_fill_the_memory() -> None:
+    async with connected() as (one, way):
+        one.pause_writing()
+        one.data_received(frames(Opcode.PING, 100))
+        while_full = way.written
+        one.resume_writing()
+        one.data_received(frames(Opcode.PING, 1))
+
+        assert while_full == b""
+        assert way.written == Frame(Opcode.PONG, b"").serialize(mask=False)
+
+
+async def test_what_is_said_to_who_has_sent_a_broken_frame_is_no_bug() -> None:
+    async with connected() as (one, _):
+        one.data_received(b"\xff\xff\xff\xff")
+
+        with pytest.raises(ClientDisconnected):  # Starlette's WebSocketDisconnect
+            await one.send({"type": "websocket.send", "text": "too late"})
