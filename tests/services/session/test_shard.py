@@ -44,7 +44,7 @@ async def running(*earlier: Commit) -> AsyncIterator[tuple[Shard, Line]]:
 
 async def test_what_comes_after_the_last_snapshot_is_not_decided() -> None:
     async with running() as (shard, line):
-        await line.ask("open", {"config": {}})
+        await line.ask("open", {"config": {"tools": []}})
         (conversation,) = shard.conversations.values()
         await shard.stop()
         before = conversation.state
@@ -56,7 +56,7 @@ async def test_what_comes_after_the_last_snapshot_is_not_decided() -> None:
 
 async def test_a_shard_to_which_something_comes_all_the_time_stops_all_the_same() -> None:
     async with running() as (shard, line):
-        await line.ask("open", {"config": {}})
+        await line.ask("open", {"config": {"tools": []}})
         (conversation,) = shard.conversations.values()
         commits = 0
         send = shard._send
@@ -77,7 +77,7 @@ async def test_a_shard_to_which_something_comes_all_the_time_stops_all_the_same(
 
 async def test_what_comes_before_the_last_commit_of_a_stop_is_left_to_the_next_process() -> None:
     async with running() as (shard, line):
-        opened = await line.ask("open", {"config": {}})
+        opened = await line.ask("open", {"config": {"tools": []}})
         session_id = opened["data"]["session_id"]
         alive = link.TalkerAlive(session_id=session_id, n=1, generation=1, at_us=1)
 
@@ -107,7 +107,7 @@ async def test_a_journal_that_cannot_be_read_refuses_who_asks_and_ends_nothing()
 
 async def test_after_a_bug_behind_the_commit_nothing_more_is_written() -> None:
     async with running() as (shard, line):
-        await line.ask("open", {"config": {}})
+        await line.ask("open", {"config": {"tools": []}})
         (conversation,) = shard.conversations.values()
         written = shard.journal.last_seq(conversation.session_id)
         shard._send = None  # type: ignore[assignment, method-assign]
@@ -128,7 +128,7 @@ async def test_an_outcome_that_the_journal_could_not_take_is_not_acknowledged(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with running() as (shard, line):
-        await line.ask("open", {"config": {}})
+        await line.ask("open", {"config": {"tools": []}})
         (conversation,) = shard.conversations.values()
         sent: list[object] = []
         monkeypatch.setattr(shard.pool, "send", sent.append)
