@@ -66,7 +66,7 @@ class Variant:
                 "missing_required_parameter", f"Missing required parameter: '{where}'.", where
             )
         tag = value.get(self.tag, self.default)
-        if tag not in self.shapes:
+        if not isinstance(tag, str) or tag not in self.shapes:
             raise unsupported(tag, tuple(self.shapes), where)
         self.shapes[tag](value, path)
 

@@ -167,6 +167,7 @@ def test_one_bad_field_refuses_the_whole_update(talk: "Talk") -> None:
             "session.tool_choice",
         ),
         ({"type": "transcription"}, "invalid_parameter", "session.type"),
+        ({"type": {}}, "invalid_value", "session.type"),
     ],
 )
 def test_a_session_that_the_service_refuses_is_refused(
@@ -266,6 +267,7 @@ def test_items_keep_their_ids_and_say_what_they_follow(talk: "Talk") -> None:
     [
         ({"type": "message", "role": "user"}, "missing_required_parameter", "item.content"),
         ({"type": "massage"}, "invalid_value", "item.type"),
+        ({"type": ["message"]}, "invalid_value", "item.type"),
         ({"type": "message", "role": "user", "content": [], "id": "x" * 33},
          "string_above_max_length", "item.id"),
         ({"type": "message", "role": "assistant", "content": [{"type": "input_text", "text": "x"}]},
