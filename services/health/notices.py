@@ -15,7 +15,6 @@ class Notice:
     """PROCESS_STATE_EXITED, SUPERVISOR_STATE_CHANGE_STOPPING, …"""
     process: str = ""
     pid: int | None = None
-    is_expected: bool = True
 
 
 class Inbox:
@@ -42,7 +41,6 @@ class Inbox:
                     what=header.get("eventname", ""),
                     process=body.get("processname", ""),
                     pid=int(pid) if pid.isdigit() else None,
-                    is_expected=body.get("expected", "1") == "1",
                 )
             )
         return found

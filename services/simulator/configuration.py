@@ -366,7 +366,6 @@ _prompt = Nullable(
         required=("id",),
     )
 )
-_metadata = Nullable(mapping)
 
 
 def modalities(value: Any, path: str) -> None:

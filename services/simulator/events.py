@@ -108,4 +108,3 @@ _SHAPES: dict[str, Fields] = {
     ),
     "response.cancel": Fields({**_event, "response_id": Nullable(_string)}),
 }
-CLIENT_EVENTS = tuple(_SHAPES)

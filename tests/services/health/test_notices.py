@@ -7,7 +7,7 @@ LINE = (
     b"ver:3.0 server:voicebus serial:21 pool:health-0 poolserial:10 "
     b"eventname:PROCESS_STATE_EXITED len:%d\n" % len(BODY)
 )
-EXITED = Notice("PROCESS_STATE_EXITED", "session-0", 12, is_expected=False)
+EXITED = Notice("PROCESS_STATE_EXITED", "session-0", 12)
 
 
 def test_a_notice_is_taken_apart() -> None:
