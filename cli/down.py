@@ -20,6 +20,7 @@ def down(
     wait: Annotated[
         float,
         typer.Option(
+            min=0,
             metavar="SECONDS",
             help="Take no new calls and wait so long for those that are there; 0: cut them.",
         ),

@@ -54,7 +54,9 @@ def restart(
     wait: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", help="How long a transport waits for a silence of all conversations."
+            min=0,
+            metavar="SECONDS",
+            help="How long a transport waits for a silence of all conversations.",
         ),
     ] = SILENCE_S,
 ) -> None:

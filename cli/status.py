@@ -25,7 +25,8 @@ def status(run_dir: RunDir = None, as_json: AsJson = False) -> None:
     if as_json:
         print(json.dumps([_plain(one) for one in found.processes], indent=2))
     elif not found.is_running:
-        print(f"Voicebus does not run in {found.run_dir}; start it with: voicebus up")
+        where = found.run_dir
+        print(f"Voicebus does not run in {where}; start it with `voicebus up --run-dir {where}`")
     elif sys.stdout.isatty():
         Console().print(_table(found))
     else:

@@ -55,7 +55,10 @@ def top(
     endpoints = folders.endpoints(run_dir)
     status = stack.status(endpoints.run_dir)
     if not status.is_running:
-        raise Problem(f"Voicebus does not run in {endpoints.run_dir}; start it with: voicebus up")
+        where = endpoints.run_dir
+        raise Problem(
+            f"Voicebus does not run in {where}; start it with `voicebus up --run-dir {where}`"
+        )
     asyncio.run(_show(endpoints, [one.name for one in status.processes], count))
 
 

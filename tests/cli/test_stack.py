@@ -1,6 +1,8 @@
 import asyncio
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -220,14 +222,20 @@ def test_without_its_socket_supervisord_is_said_to_be_out_of_reach_and_ended_in_
 def test_a_supervisord_that_is_ending_by_itself_is_given_its_time(
     start: Start, run_dir: Path
 ) -> None:
-    started = start(simulator="deaf")
+    started = start(transport="deaf")
     assert started.supervisor is not None
+    deaf = next(one.pid for one in started.processes if one.name == "transport-0")
+    assert deaf is not None
     os.kill(started.supervisor, signal.SIGTERM)
     while not _is_leaving(run_dir):
-        pass
+        time.sleep(0.01)
 
     shown = stack.status(run_dir)
+    # It waits for the deaf one, longer than what is left behind would be waited for.
+    ending = threading.Timer(processes.TERM_S + 2, os.kill, (deaf, signal.SIGKILL))
+    ending.start()
     ended = stack.stop(run_dir)
+    ending.join()
 
     assert shown.note == "going down: supervisord was told to end"
     assert ended.stragglers == ()

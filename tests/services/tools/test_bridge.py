@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shlex
 import signal
 import subprocess
@@ -234,11 +235,12 @@ async def test_a_server_makes_way_for_the_sound_and_its_bridge_does_not(bridged:
 
 def _nices(process: psutil.Process) -> set[int]:
     """Of each of its threads, and of its session where the system weighs those."""
-    pid = process.pid
-    stats = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/stat")]
-    found = {int(one.rsplit(")", 1)[1].split()[16]) for one in stats} or {process.nice()}
-    with contextlib.suppress(OSError):
-        found.add(int(Path(f"/proc/{pid}/autogroup").read_text().split()[-1]))
+    found = {process.nice()}
+    for thread in process.threads():
+        with contextlib.suppress(OSError):  # it may have ended meanwhile
+            found.add(os.getpriority(os.PRIO_PROCESS, thread.id))
+    with contextlib.suppress(OSError, IndexError):
+        found.add(int(Path(f"/proc/{process.pid}/autogroup").read_text().split()[-1]))
     return found
 
 
