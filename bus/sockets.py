@@ -191,11 +191,12 @@ class Socket:
 
     def _whole(self, frames: list[bytes]) -> list[bytes]:
         """With what follows its first frame, as far as the limit."""
-        while _get(self._raw, _HAS_MORE):
-            if len(frames) == FRAMES_LIMIT:
-                self._is_skipping = True
-                break
-            frames.append(_recv(self._raw, _AT_ONCE))
+        raw = self._raw
+        for _ in range(FRAMES_LIMIT - 1):
+            if not _get(raw, _HAS_MORE):
+                return frames
+            frames.append(_recv(raw, _AT_ONCE))
+        self._is_skipping = True
         return frames
 
     def _skip(self) -> None:
