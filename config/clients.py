@@ -40,8 +40,9 @@ def server_key(folder: Path) -> str:
         mode = path.stat().st_mode & 0o777
         text = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise BadSettings(
-            f"cannot read the relay's key {path}: {error}; make it with `voicebus keys server`"
+            f"cannot read the relay's key {path}: {why}; make it with `voicebus keys server`"
         ) from None
     if mode & 0o077:
         raise BadSettings(f"others may read {path} (mode {mode:04o}): chmod 600 {path}")
