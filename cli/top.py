@@ -51,7 +51,7 @@ def top(
     ] = None,
 ) -> None:
     """Show each process with its processor time, memory, lateness and counters, every second, and
-    what the health listener has to tell. Ends with Ctrl-C."""
+    what those who watch processes have to tell. Ends with Ctrl-C."""
     endpoints = folders.endpoints(run_dir)
     status = stack.status(endpoints.run_dir)
     if not status.is_running:
@@ -71,7 +71,7 @@ async def _show(endpoints: Endpoints, names: list[str], count: int | None) -> No
             if frames[0].endswith(b"/state"):
                 state, _ = _states.decode(frames[1:])
                 seen.states[f"{state.role}-{state.instance}"] = state
-            elif frames[0].startswith(b"system/health/") and frames[0].endswith(b"/process"):
+            elif frames[0].endswith(b"/process"):
                 report, _ = _reports.decode(frames[1:])
                 at = time.strftime("%H:%M:%S", time.localtime(report.at_us / 1e6))
                 seen.news.append(f"{at}  {report.process} {report.what}: {report.why or ''}")
