@@ -34,7 +34,7 @@ def empty() -> str:
     return "done"
 
 
-@tool(effects="none", timeout_s=30)
+@tool(effects="none", timeout_s=30, grace_s=10)  # killed, it could not tell
 def watches(ctx: ToolContext, note: str) -> str:
     """Works until it is cancelled, and notes when it saw that."""
     _note(note, "begun")
@@ -47,7 +47,7 @@ def watches(ctx: ToolContext, note: str) -> str:
         raise
 
 
-@tool(effects="none", timeout_s=30)
+@tool(effects="none", timeout_s=30, grace_s=10)  # killed, it could not tell
 def waits(ctx: ToolContext, note: str) -> str:
     """Sleeps until it is cancelled, and notes when it saw that."""
     _note(note, "begun")
