@@ -1,6 +1,7 @@
 """The tool pool's own settings: `tools.toml`, which modules and with which limits."""
 
 import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any
@@ -119,6 +120,8 @@ def load(path: Path | None) -> ToolSettings:
             raise loader.BadSettings(
                 f"{where}: [mcp.{label}] needs a command or a url, one of them"
             )
+        if (why := _unusable(server)) is not None:
+            raise loader.BadSettings(f"{where}: [mcp.{label}] {why}")
     for section, names in environments.items():
         for name in filter(confine.is_secret, names):
             raise loader.BadSettings(
@@ -134,6 +137,18 @@ def load(path: Path | None) -> ToolSettings:
         tools=msgspec.structs.replace(settings.tools, modules=modules, path=paths),
         secrets=secrets,
     )
+
+
+def _unusable(server: McpServer) -> str | None:
+    """Why this server could not be begun with, whatever is installed; None if it could."""
+    if server.command is not None:
+        try:
+            return None if shlex.split(server.command) else "command is empty; name a program"
+        except ValueError as error:
+            return f"command {server.command!r} cannot be split into words: {error}"
+    if not (server.url or "").startswith(("http://", "https://")):
+        return f"url {server.url!r} must begin with http:// or https://"
+    return None
 
 
 def _secret(name: str, secret: SecretFile, folder: Path, where: Path) -> SecretFile:

@@ -36,7 +36,10 @@ def test_files_and_folders_are_found_from_the_settings_file(tmp_path: Path) -> N
         ("[secrets]\nA = 'a'\n", "Expected `object`"),
         ("[mcp.files]\nprefix = 'a'\n", "needs a command or a url"),
         ("[mcp.files]\ncomand = 'a'\n", "did you mean command?"),
-        ("[mcp.files]\nurl = 'a'\nenvironment = ['VOICEBUS_RUN']\n", "tools never get"),
+        ("[mcp.files]\ncommand = ' '\n", "[mcp.files] command is empty"),
+        ("[mcp.files]\ncommand = 'npx \"x'\n", "cannot be split into words: No closing quot"),
+        ("[mcp.files]\nurl = 'localhost:80'\n", "url 'localhost:80' must begin with http://"),
+        ("[mcp.files]\nurl = 'http://a'\nenvironment = ['VOICEBUS_RUN']\n", "tools never get"),
         ("[secrets]\nOPENAI_API_KEY = {file = 'a', tools = ['x']}\n", "OPENAI_API_KEY"),
     ],
 )
