@@ -42,31 +42,41 @@ class Bridges:
         failures = 0
         while True:
             began = loop.time()
-            child = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-P", "-m", "voicebus.services.tools.bridge", "--instance", str(number)),
-                stdin=asyncio.subprocess.DEVNULL,
-                # What makes a service end with its parent, where the kernel does not see to it.
-                env={**os.environ, "SUPERVISOR_ENABLED": "1"},
-            )
-            self._running[name] = child.pid
+            code, why = None, None
             try:
-                code = await child.wait()
-            except asyncio.CancelledError:
-                with contextlib.suppress(ProcessLookupError):
-                    child.terminate()
-                try:
-                    await asyncio.wait_for(child.wait(), STOP_S)
-                except TimeoutError:
-                    child.kill()
-                    await child.wait()
-                raise
-            finally:
-                del self._running[name]
+                code = await self._run(name, number)
+            except OSError as error:  # the system has no process or descriptor left for it
+                why = str(error)
             failures = 0 if loop.time() - began > STEADY_S else failures + 1
             pause_s = AGAIN_S[min(failures, len(AGAIN_S)) - 1] if failures else AGAIN_S[0]
-            self._log.warning("bridge.ended", server=name, exit_code=code, again_in_s=pause_s)
+            self._log.warning(
+                "bridge.ended", server=name, exit_code=code, why=why, again_in_s=pause_s
+            )
             await asyncio.sleep(pause_s)
+
+    async def _run(self, name: str, number: int) -> int:
+        """From its start to its end; its exit code. Raises OSError if it cannot be started."""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *("-P", "-m", "voicebus.services.tools.bridge", "--instance", str(number)),
+            stdin=asyncio.subprocess.DEVNULL,
+            # What makes a service end with its parent, where the kernel does not see to it.
+            env={**os.environ, "SUPERVISOR_ENABLED": "1"},
+        )
+        self._running[name] = child.pid
+        try:
+            return await child.wait()
+        except asyncio.CancelledError:
+            with contextlib.suppress(ProcessLookupError):
+                child.terminate()
+            try:
+                await asyncio.wait_for(child.wait(), STOP_S)
+            except TimeoutError:
+                child.kill()
+                await child.wait()
+            raise
+        finally:
+            del self._running[name]
 
     async def stop(self) -> None:
         """End them in order."""
