@@ -26,7 +26,9 @@ def prepare(folder: str) -> Path:
     except FileExistsError:
         raise CannotStart(f"{path} is a file: name a folder with [recorder] folder") from None
     except OSError as error:
-        raise CannotStart(f"cannot make the folder {path}: {error.strerror}") from None
+        raise CannotStart(
+            f"cannot make the folder {path}: {error.strerror}; name another [recorder] folder"
+        ) from None
     if status.st_uid != os.geteuid():
         raise CannotStart(f"{path} belongs to user {status.st_uid}: name another [recorder] folder")
     if stat.S_IMODE(status.st_mode) & 0o077:
