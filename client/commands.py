@@ -60,12 +60,13 @@ class Commander:
             data=data or {},
         )
         frames = [encode(request)]
+        dealer = self._dealer(shard)  # once: after a close nobody would close another
         loop = asyncio.get_running_loop()
         end = loop.time() + deadline_s
         pause = FIRST_RETRY_S
         refused: CommandError | None = None
         while True:
-            reply = await self._once(shard, request.id, frames, min(pause, end - loop.time()))
+            reply = await self._once(dealer, request.id, frames, min(pause, end - loop.time()))
             if reply is not None and reply.error is None:
                 return reply
             if reply is not None:
@@ -109,11 +110,11 @@ class Commander:
             dealer.close()
         self._dealers.clear()
 
-    async def _once(self, shard: int, id: str, frames: Frames, wait_s: float) -> Reply | None:
+    async def _once(self, dealer: Dealer, id: str, frames: Frames, wait_s: float) -> Reply | None:
         reply: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[id] = reply
         try:
-            self._dealer(shard).send(frames)  # a full queue is tried again like a lost message
+            dealer.send(frames)  # a full queue is tried again like a lost message
             # A limit is safe here: it waits for a future of our own, not for a socket.
             await asyncio.wait([reply], timeout=max(wait_s, 0.0))
             return reply.result() if reply.done() else None

@@ -303,6 +303,22 @@ async def test_closing_the_client_ends_what_was_joined_by_it(
     assert session.is_over
 
 
+async def test_what_was_asked_before_a_client_was_closed_connects_no_more(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    await client.ping(0)
+    cell.kill()
+    asking = asyncio.create_task(client.ping(0, deadline_s=0.6))  # it is said again after 0.25 s
+    await asyncio.sleep(0)
+
+    client.close()
+
+    with pytest.raises(NoReply):
+        await asking
+    assert client._made is None
+
+
+@pytest.mark.usefixtures("unhurried")
 async def test_a_program_without_room_for_sockets_is_told_and_leaves_no_session_open(
     cell: FakeCell, client: RealtimeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from voicebus.bus import schemas
 from voicebus.bus.messages.base import encode
-from voicebus.bus.sockets import Frames
+from voicebus.bus.sockets import Dealer, Frames
 from voicebus.client import commands, feed, session, voice
 
 ENOUGH = 300
@@ -117,9 +117,9 @@ def watching(patch: pytest.MonkeyPatch) -> Iterator[Published]:
 
     asked: dict[str, bytes] = {}
 
-    async def ask(self: Any, shard: int, id: str, frames: Frames, wait_s: float) -> Any:
+    async def ask(self: Any, to: Dealer, id: str, frames: Frames, wait_s: float) -> Any:
         asked[id] = frames[0]
-        return await once(self, shard, id, frames, wait_s)
+        return await once(self, to, id, frames, wait_s)
 
     def answered(self: Any, shard: int, frames: Frames) -> None:
         published.check("reply", frames[-1])
