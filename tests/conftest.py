@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,10 @@ settings.register_profile(
     "busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("busy")
+
+# A shell ignores it for what it starts in the background, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Together(LoadScopeScheduling):  # type: ignore[misc]
