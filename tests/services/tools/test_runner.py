@@ -8,7 +8,7 @@ import pytest
 
 from tests.services.tools.conftest import PATIENCE_S
 from voicebus.bus.sockets import CancelWatch
-from voicebus.services.tools import api, pipe, runner, schema
+from voicebus.services.tools import api, confine, pipe, runner, schema
 from voicebus.services.tools.toolbox import Tool
 
 GOOD = b'{"session_id": "s", "epoch": 1, "call_ids": ["c"], "reason": "interrupt"}'
@@ -60,7 +60,11 @@ class SecondWord(Watch):
         os.close(self._other)
 
 
-async def test_a_call_that_is_cancelled_before_its_first_step_ends() -> None:
+async def test_a_call_that_is_cancelled_before_its_first_step_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # This process is no runner: it, and all that the tests start, must not make way.
+    monkeypatch.setattr(confine, "yield_the_cpu", lambda: True)
     began = []
 
     async def begins() -> None:
