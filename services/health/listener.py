@@ -52,6 +52,9 @@ class _Process:
         self.policy = policy
         self.state = "UNKNOWN"
         self.watched: watch.Watched | None = None
+        self.spoken_pid: int | None = None
+        """Who spoke last. Notices come late at the listener's own start: STARTING of a process that
+        has been heard long before, and may be stuck by now."""
         self.lost_pid: int | None = None
         """Died, and its successor is not ready yet."""
         self.forget: Callable[[], None] | None = None
@@ -197,7 +200,8 @@ class Listener:
         if process.forget is not None:
             process.forget()
             process.forget = None
-        process.watched = None if pid is None else watch.Watched(pid=pid)
+        has_spoken = pid == process.spoken_pid
+        process.watched = None if pid is None else watch.Watched(pid=pid, has_spoken=has_spoken)
         if pid is not None:
             process.forget = self._on_death(pid)
 
@@ -287,6 +291,7 @@ class Listener:
             return
         if process.pid is None and process.state in COMING and psutil.pid_exists(state.pid):
             self._follow(process, state.pid)
+        process.spoken_pid = state.pid
         if process.watched is None or process.pid != state.pid:
             return
         process.watched, deeds = watch.spoke(process.watched)

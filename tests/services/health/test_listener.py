@@ -14,8 +14,13 @@ import pytest
 
 from voicebus.bus import testing
 from voicebus.bus.endpoints import Endpoints
+from voicebus.bus.messages.base import encode
 from voicebus.bus.messages.system import ProcessReport, State
 from voicebus.bus.sockets import Sockets
+from voicebus.config.settings import CellSettings, HealthSettings
+from voicebus.services.health.listener import Listener
+from voicebus.services.health.notices import Notice
+from voicebus.services.runtime import Runtime
 from voicebus.services.supervisor import Supervisor
 
 CONF = """
@@ -272,3 +277,24 @@ async def test_a_listener_that_supervisord_is_out_of_reach_for_says_so(cell: Cel
 
     assert failing.why is not None
     assert "voicebus down, then voicebus up" in failing.why
+
+
+async def test_a_notice_that_comes_late_makes_no_word_unheard() -> None:
+    pid = os.getpid()
+    with testing.run_folder() as run:
+        runtime = Runtime("health", 0, CellSettings(), HealthSettings(), Endpoints(run))
+        with runtime.sockets:
+            listener = Listener(runtime, protocol=-1)
+            listener._noticed(Notice("PROCESS_STATE_RUNNING", "session-0", pid))
+            word = State(
+                role="session", instance=0, inc="1", pid=pid, state="ready", since_us=0, at_us=0
+            )
+            listener._heard([b"system/session/0/state", encode(word)])
+
+            listener._noticed(Notice("PROCESS_STATE_STARTING", "session-0"))
+            listener._noticed(Notice("PROCESS_STATE_RUNNING", "session-0", pid))
+            watched = listener._processes["session-0"].watched
+            listener._noticed(Notice("PROCESS_STATE_STOPPED", "session-0"))
+
+    assert watched is not None
+    assert watched.has_spoken
