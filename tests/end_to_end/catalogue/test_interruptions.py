@@ -103,9 +103,9 @@ async def test_never_more_is_cut_than_has_come(cell: Stack) -> None:
         await completed(caller)
         there_ms = sum(piece.count for _, piece in caller.pieces()) // 24
 
+        await came(on, caller.id, "conversation.item.truncated")
         (cut,) = await sent(on, caller, CUT)
         assert cut["audio_end_ms"] == heard.heard_ms <= there_ms
-        await came(on, caller.id, "conversation.item.truncated")
         assert not caller.found("error")
 
 
