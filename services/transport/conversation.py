@@ -53,6 +53,7 @@ per 20 ms frame cost more than the sound itself."""
 HANG_UP_BY_S = 2.0
 """A provider that takes no frames is hung up without having got them."""
 NORMAL_CLOSE = 1000
+ABNORMAL_CLOSE = 1006
 SPEECHES = 16
 """Beginnings of speech that are known again, as far as their items have names of a sane length."""
 LONGEST_ID = 128
@@ -313,6 +314,8 @@ class Conversation:
         """The socket of the current generation is closed, or could not be opened."""
         if self.line is Line.IDLE:
             return []
+        if self._why_closing is not None and code == NORMAL_CLOSE:
+            code = ABNORMAL_CLOSE  # in order, but nothing is over: another one is to be dialled
         return self._over(
             now,
             code=code,

@@ -9,7 +9,7 @@ from voicebus.bus.messages.events import Error
 from voicebus.services.session.core import calls, interruption, items, link, playback, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
-from voicebus.services.session.core.draft import Draft, with_, without
+from voicebus.services.session.core.draft import Draft, with_
 from voicebus.services.session.core.turn_taking import provider_responds
 
 EARLY_LIMIT = 32
@@ -20,6 +20,9 @@ WANTING = ANSWERED | {"commit_audio"}
 """Commands after which a response may have to wait for its turn."""
 GIVEN_LIMIT = 8
 """Images and other items that a new connection is told again; older ones are left out."""
+GIVEN_LENGTH = 12 * 1024 * 1024
+"""… and so are those beyond it, all together: a new connection gets them at once, and one that
+takes them too slowly is given up at 24 MiB (`max_frame_bytes` and `ring_bytes`)."""
 METADATA_LIMIT = 15
 """Of a response's metadata: providers take 16 keys, and one is our tag."""
 AT_ONCE = frozenset({"interrupt", "close", "report_playback", "submit_tool_output", "approve"})
@@ -139,13 +142,29 @@ def _add_item(d: Draft, event: i.Commanded) -> None:
     if _has_more_than_text(item):
         # No transcript will tell a new connection what stood here.
         item = {"id": f"vbi_{d.s.next_event}", **item}
-        d.s.given = with_(d.s.given, str(item["id"]), item)
-        for oldest in list(d.s.given)[:-GIVEN_LIMIT]:
-            d.s.given = without(d.s.given, oldest)
+        d.s.given = _newest(with_(d.s.given, str(item["id"]), item))
     event_id = d.ask(fx.AddItem(item), "add_item", cause=event.command_id, ref=item.get("id"))
     if item.get("type") == "message":
         items.asked(d, str(item.get("id", event_id)), str(item.get("role", "user")), _words(item))
     d.answer(event.command_id)
+
+
+def _newest(given: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """As many as a new connection is told again; the last one in any case."""
+    kept: list[str] = []
+    length = 0
+    for id, item in reversed(given.items()):
+        length += _length(item)
+        if kept and (length > GIVEN_LENGTH or len(kept) == GIVEN_LIMIT):
+            break
+        kept.append(id)
+    return {id: given[id] for id in reversed(kept)}
+
+
+def _length(item: dict[str, Any]) -> int:
+    """Of what stands in its parts: a picture is one long text."""
+    parts = (part for part in item["content"] if isinstance(part, dict))
+    return sum(len(one) for part in parts for one in part.values() if isinstance(one, str))
 
 
 def _words(item: dict[str, Any]) -> str:

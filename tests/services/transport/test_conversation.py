@@ -192,7 +192,16 @@ def test_a_provider_that_takes_no_frames_is_given_up() -> None:
     assert call.order(order, b"x" * 6000, T0) == [Count("outbox_overflows"), CloseSocket(1)]
     call.closed(T0, code=1000, http_status=None, reason="")
     closed = told(call)[-1]
-    assert (closed["by_us"], "not taken" in closed["reason"]) == (False, True)
+    assert (closed["code"], closed["by_us"]) == (1006, False), "another one may take them"
+    assert "not taken" in closed["reason"]
+
+
+def test_a_provider_that_says_why_it_closes_is_believed_also_where_it_was_given_up() -> None:
+    call = connected()
+    call.order(words.SendFrame(session_id=SID, n=2, generation=1), b"x" * 6000, T0)
+    call.closed(T0, code=1008, http_status=None, reason="no")
+
+    assert told(call)[-1]["code"] == 1008
 
 
 def test_a_hang_up_that_never_gets_its_turn_is_carried_out_all_the_same() -> None:
@@ -406,4 +415,5 @@ def test_a_full_ring_ends_the_connection_and_loses_nothing_it_has_numbered() -> 
         Count("events_lost"),
     ]
     assert [event["n"] for event in events] == [1, 2, 3, 4, 5]
-    assert (events[-1]["kind"], events[-1]["events_lost"]) == ("closed", True)
+    closed = events[-1]
+    assert (closed["kind"], closed["code"], closed["events_lost"]) == ("closed", 1006, True)

@@ -244,6 +244,19 @@ def test_of_the_items_that_no_transcript_can_tell_only_the_newest_are_kept() -> 
     assert list(stage.state.given) == [f"i{n + 3}" for n in range(commands.GIVEN_LIMIT)]
 
 
+def test_of_large_ones_only_so_many_are_kept_as_a_new_connection_takes_at_once() -> None:
+    stage = Stage()
+    picture = "x" * (commands.GIVEN_LENGTH // 2 - 100)
+    for number, url in enumerate([picture, picture, picture, 3 * picture]):
+        content = [{"type": "input_image", "image_url": url}]
+        item = {"id": f"i{number}", "type": "message", "content": content}
+        stage.command("add_item", item=item)
+        if number == 2:
+            assert list(stage.state.given) == ["i1", "i2"]
+
+    assert list(stage.state.given) == ["i3"]
+
+
 def test_an_interrupt_silences_and_answers() -> None:
     stage = Stage()
     stage.play(created())
