@@ -128,6 +128,7 @@ class RealtimeSession:
         """End the conversation, after the sound that was sent; wait for its last event."""
         try:
             if not self._events.is_ended:
+                self._say_rest()
                 await self._goodbye({"after_n": self._voice.sent} if self._voice.sent else {})
         finally:
             self.stop()  # also when this is cancelled: its pings would keep the session alive
@@ -204,6 +205,8 @@ class RealtimeSession:
         if self.is_over:
             return self._voice.sent
         wanted_hz = RATE_HZ[self._voice.format]
+        if self._resampler is not None and self._resampler.from_hz != rate_hz:
+            self._say_rest()
         if rate_hz is None or (rate_hz == wanted_hz and self._voice.format == "pcm16"):
             return self._voice.send(samples)
         if self._voice.format != "pcm16":
@@ -211,17 +214,25 @@ class RealtimeSession:
                 f"this session takes {self._voice.format}: send that, "
                 "or open it with input_audio_format=pcm16 to have sound resampled"
             )
-        if self._resampler is None or self._resampler.from_hz != rate_hz:
+        if self._resampler is None:
             self._resampler = Resampler(rate_hz, wanted_hz)
         resampled = self._resampler.feed(samples)
         return self._voice.send(resampled) if resampled else self._voice.sent
 
+    def _say_rest(self) -> None:
+        """What the resampler holds back of what was said: it waits for samples that do not come."""
+        if self._resampler is not None and not self.is_over:
+            rest, self._resampler = self._resampler.feed(b"", last=True), None
+            self._voice.send(rest)
+
     async def commit_audio(self, *, respond: bool = True) -> str:
         """Push-to-talk: what was said so far is a turn; have it answered unless told otherwise."""
+        self._say_rest()
         return await self._tell("commit_audio", {**self.after_sound(), "respond": respond})
 
     async def clear_audio(self) -> str:
         """Forget what was said so far and not committed."""
+        self._resampler = None
         return await self._tell("clear_audio", self.after_sound())
 
     async def add_item(self, item: dict[str, Any]) -> str:

@@ -1,4 +1,5 @@
 import asyncio
+from array import array
 from collections.abc import AsyncIterator
 
 import pytest
@@ -17,6 +18,7 @@ from voicebus.client.remote import Elsewhere
 from voicebus.client.testing import FakeCell
 
 OPENED = events.SessionOpened(session_id="s", provider="openai")
+LOUD = (8000).to_bytes(2, "little")
 
 
 async def test_what_happens_after_connecting_comes_as_typed_events(
@@ -239,6 +241,59 @@ async def test_sound_frames_are_numbered_and_a_commit_names_the_last(
     token = cell.voice[1][0]["token"]
     commit = cell.asked("commit_audio")[0]
     assert commit.data == {"after_n": 2, "token": token, "respond": True}
+
+
+async def test_a_turn_at_another_rate_goes_out_to_its_end_before_its_commit(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    pytest.importorskip("soxr")
+    async with client.connect(turn_detection="none") as session:
+        await session.send_audio(LOUD * 16_000, rate_hz=16_000)
+        await session.commit_audio()
+        after_n = cell.asked("commit_audio")[0].data["after_n"]
+        await cell.until(lambda: len(cell.voice) >= after_n)
+
+    assert abs(sum(len(piece) // 2 for _, piece in cell.voice[:after_n]) - 24_000) <= 2
+
+
+async def test_what_was_said_at_another_rate_goes_out_to_its_end_before_what_needs_none(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    pytest.importorskip("soxr")
+    async with client.connect() as session:
+        await session.send_audio(LOUD * 16_000, rate_hz=16_000)
+        await session.send_audio(LOUD * 480)
+        await cell.until(lambda: len(cell.voice) >= session.sent_frames)
+
+    assert abs(sum(len(piece) // 2 for _, piece in cell.voice) - 24_480) <= 2
+    assert cell.voice[-1][1] == LOUD * 480
+
+
+async def test_the_end_of_what_was_said_at_another_rate_goes_out_before_the_close(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    pytest.importorskip("soxr")
+    async with client.connect() as session:
+        sent = await session.send_audio(LOUD * 1600, rate_hz=16_000)
+
+    assert cell.asked("close")[0].data["after_n"] == sent + 1
+
+
+async def test_nothing_of_what_was_cleared_at_another_rate_is_heard_later(
+    cell: FakeCell, client: RealtimeClient
+) -> None:
+    pytest.importorskip("soxr")
+    async with client.connect(turn_detection="none") as session:
+        await session.send_audio(LOUD * 8000, rate_hz=16_000)
+        await session.clear_audio()
+        cleared = session.sent_frames
+        await session.send_audio(bytes(16_000), rate_hz=16_000)
+        await session.commit_audio()
+        await cell.until(lambda: len(cell.voice) >= session.sent_frames)
+
+    heard = array("h", b"".join(piece for _, piece in cell.voice[cleared:]))
+    assert abs(len(heard) - 12_000) <= 2
+    assert max(map(abs, heard)) <= 2
 
 
 async def test_half_a_sample_is_refused_before_it_is_sent(
