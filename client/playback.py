@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from voicebus.bus.messages import events
 from voicebus.bus.messages.commands import ReportPlayback
+from voicebus.bus.messages.sound import milliseconds
 from voicebus.client.errors import ClientError, Lagged, NoReply
 from voicebus.client.player import Key, Played, Player, Step
 from voicebus.client.ring import Reader
@@ -43,7 +44,6 @@ class Playback:
         self._events = session.events()
         self._due: set[Key] = set()
         """Items that must still be heard to their end."""
-        self._over: set[Key] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._grace: set[asyncio.TimerHandle] = set()
@@ -53,8 +53,8 @@ class Playback:
 
     @property
     def missing_ms(self) -> int:
-        """Sound that was dropped on the way, in milliseconds at 24 kHz: played as silence."""
-        return self._player.missing_samples // 24
+        """Sound that was dropped on the way, in milliseconds: played as silence."""
+        return milliseconds(self._player.missing_samples, self._session.output_format)
 
     @property
     def is_quiet(self) -> bool:
@@ -130,7 +130,7 @@ class Playback:
     def _on_event(self, event: Any) -> None:
         match event.data:
             case events.AssistantAudioDone(item_id=item, content_index=index, samples=samples):
-                if samples and (item, index) not in self._over:
+                if samples and not self._player.has_finished((item, index)):
                     self._due.add((item, index))
                 self._later(lambda: self._complete((item, index)))
             case events.AssistantTurnCompleted(turn_id=turn):
@@ -160,7 +160,6 @@ class Playback:
             self._heard(played)
         for report in step.reports:
             if report.state != "playing":
-                self._over.add((report.item_id, report.content_index))
                 self._due.discard((report.item_id, report.content_index))
             if self._session.reports_playback and not self._session.is_over:
                 self._session.in_background(self._report(report))

@@ -76,6 +76,10 @@ class Player:
         """Whether some of this item waits or plays."""
         return any(track.key == key for track in self._queue)
 
+    def has_finished(self, key: Key) -> bool:
+        """Whether this item was heard to its end, or stopped: what comes of it now is ignored."""
+        return key in self._finished
+
     def waiting(self, key: Key) -> bytes:
         """What of this item has come and was not heard yet."""
         return b"".join(bytes(track.waiting) for track in self._queue if track.key == key)
@@ -106,7 +110,7 @@ class Player:
         """A piece came. Sound of flushed responses and finished items is ignored."""
         step = self.advance(now)
         key = (sound.item_id, sound.content_index)
-        if sound.turn_id in self._flushed or key in self._finished:
+        if sound.turn_id in self._flushed or self.has_finished(key):
             return step
         track = self._track(key, sound, now)
         width, silence = BYTES_PER_SAMPLE[sound.format], _SILENCE[sound.format]

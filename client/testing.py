@@ -17,7 +17,13 @@ from voicebus.bus.endpoints import Endpoints
 from voicebus.bus.messages import events
 from voicebus.bus.messages.base import Message, encode, plain, wire_name
 from voicebus.bus.messages.commands import Command, CommandError, Opened, Replay, Reply
-from voicebus.bus.messages.sound import AssistantAudioDelta, AudioEnd, AudioFlush, SoundWelcome
+from voicebus.bus.messages.sound import (
+    AssistantAudioDelta,
+    AudioEnd,
+    AudioFlush,
+    AudioFormat,
+    SoundWelcome,
+)
 from voicebus.bus.sockets import Frames, Publisher, Route, Router, Sockets
 
 Answer = Callable[[Command], Any]
@@ -149,8 +155,9 @@ class FakeCell:
         turn_id: str = "r1",
         item_id: str = "i1",
         offset_samples: int = 0,
+        format: AudioFormat = "pcm16",
     ) -> None:
-        """A piece of the assistant's voice, pcm16."""
+        """A piece of the assistant's voice."""
         header = AssistantAudioDelta(
             session_id=session_id,
             inc="t",
@@ -158,7 +165,7 @@ class FakeCell:
             turn_id=turn_id,
             item_id=item_id,
             content_index=0,
-            format="pcm16",
+            format=format,
             offset_samples=offset_samples,
         )
         self._audio(session_id, header, samples)

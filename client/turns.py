@@ -1,10 +1,13 @@
 """Whose turn it is: a pure fold over events that knows when the assistant has finished."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from voicebus.bus.messages import events
 from voicebus.client.events import Data
+
+KEPT = 1000
+"""So many of the latest calls and responses are remembered; each event copies what is."""
 
 
 @dataclass(frozen=True)
@@ -20,14 +23,17 @@ class Turns:
     calls: frozenset[str] = frozenset()
     """Calls without an outcome."""
     asked_by: Mapping[str, str] = field(default_factory=dict)
-    """Which response asked for a call, of all calls so far."""
+    """Which response asked for a call, of the latest calls."""
     batches: frozenset[str] = frozenset()
     """Responses whose calls' outputs have not gone to the model."""
-    answered: frozenset[str] = frozenset()
-    """Responses one of whose calls ended otherwise than cancelled."""
-    stopped: frozenset[str] = frozenset()
-    """Responses that were interrupted: nothing need follow their calls."""
+    answered: tuple[str, ...] = ()
+    """Responses one of whose calls ended otherwise than cancelled; the latest."""
+    stopped: tuple[str, ...] = ()
+    """Responses that were interrupted: nothing need follow their calls. The latest."""
     last: events.AssistantTurnCompleted | None = None
+    answers_speech: bool = True
+    """False where nobody answers what the caller says until a program asks for it: in transcription
+    sessions, and with `create_response: false`."""
 
     @property
     def is_quiet(self) -> bool:
@@ -46,7 +52,8 @@ def fold(turns: Turns, data: Data) -> Turns:
         case events.UserSpeechStarted():
             return replace(turns, is_speaking=True)
         case events.UserSpeechStopped():
-            return replace(turns, is_speaking=False, is_due=True)
+            is_due = turns.is_due or turns.answers_speech
+            return replace(turns, is_speaking=False, is_due=is_due)
         case events.SessionResumed():
             # The connection that heard the caller begin is gone; nothing will tell the end.
             return replace(turns, is_speaking=False)
@@ -59,28 +66,29 @@ def fold(turns: Turns, data: Data) -> Turns:
             return replace(
                 turns,
                 calls=turns.calls | {call},
-                asked_by={**turns.asked_by, call: turn},
+                asked_by=_asked(turns.asked_by, call, turn),
                 batches=turns.batches | {turn},
             )
         case events.ToolCallFailed(call_id=call, reason="cancelled"):
             return _cancelled(replace(turns, calls=turns.calls - {call}), call)
         case events.ToolCallCompleted(call_id=call) | events.ToolCallFailed(call_id=call):
-            answered = turns.answered | ({turns.asked_by.get(call, "")} & turns.batches)
+            ended = turns.batches & {turns.asked_by.get(call, "")}
+            answered = _latest(turns.answered, ended)
             return replace(turns, calls=turns.calls - {call}, answered=answered)
         case events.ToolBatchSubmitted(turn_id=turn, call_ids=submitted):
             # Of a response out of band nothing is submitted, and nothing follows.
             is_due = turns.is_due or (bool(submitted) and turn not in turns.stopped)
             return replace(turns, batches=turns.batches - {turn}, is_due=is_due)
         case events.Interrupted(responses=responses, calls=called):
-            stopped = {
+            stopped = (
                 *responses,
                 *(turns.asked_by[call] for call in called if call in turns.asked_by),
-            }
+            )
             return replace(
                 turns,
                 is_due=False,
-                batches=turns.batches - stopped,
-                stopped=turns.stopped | stopped,
+                batches=turns.batches.difference(stopped),
+                stopped=_latest(turns.stopped, stopped),
             )
         case _:
             return turns
@@ -92,4 +100,17 @@ def _cancelled(turns: Turns, call: str) -> Turns:
     turn = turns.asked_by.get(call, "")
     if turn in turns.answered or any(turns.asked_by.get(one) == turn for one in turns.calls):
         return turns
-    return replace(turns, batches=turns.batches - {turn}, stopped=turns.stopped | {turn})
+    stopped = _latest(turns.stopped, (turn,))
+    return replace(turns, batches=turns.batches - {turn}, stopped=stopped)
+
+
+def _asked(asked_by: Mapping[str, str], call: str, turn: str) -> Mapping[str, str]:
+    asked = {**asked_by, call: turn}
+    if len(asked) > KEPT:
+        del asked[next(iter(asked))]
+    return asked
+
+
+def _latest(known: tuple[str, ...], more: Iterable[str]) -> tuple[str, ...]:
+    fresh = [one for one in dict.fromkeys(more) if one not in known]
+    return (*known, *fresh)[-KEPT:]

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from voicebus.bus.messages import events
+from voicebus.bus.messages.sound import AudioFormat
 from voicebus.client import RealtimeClient, RealtimeSession
 from voicebus.client.playback import Playback
 from voicebus.client.player import Played
@@ -103,6 +104,20 @@ async def test_sound_that_is_announced_is_waited_for(
 
     assert not was_quiet
     assert reports(cell) == [("i1", "done", 10)]
+
+
+@pytest.mark.parametrize(("format", "samples"), [("pcm16", 2400), ("g711_ulaw", 800)])
+async def test_what_was_dropped_on_the_way_is_told_by_how_long_it_lasts(
+    cell: FakeCell, client: RealtimeClient, format: AudioFormat, samples: int
+) -> None:
+    arrived = asyncio.Event()
+    async with client.connect(output_audio_format=format) as session:
+        await listened(cell, session)
+        async with Playback(session, came=lambda piece: arrived.set()) as playback:
+            cell.sound(session.id, bytes(160), offset_samples=samples, format=format)
+            await arrived.wait()
+
+            assert playback.missing_ms == 100
 
 
 async def test_sound_that_was_announced_and_never_comes_holds_nobody_up_for_ever(

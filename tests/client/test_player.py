@@ -50,6 +50,7 @@ def test_the_end_of_an_item_is_reported_as_done_with_its_length() -> None:
 
     assert reports(step) == [("i1", 100, "done")]
     assert player.is_idle
+    assert player.has_finished(("i1", 0))
 
 
 def test_playing_is_reported_every_quarter_of_a_second() -> None:

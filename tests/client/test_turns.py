@@ -2,7 +2,7 @@ import pytest
 
 from voicebus.bus.messages import events
 from voicebus.bus.messages.base import Message
-from voicebus.client.turns import Turns, expect, fold
+from voicebus.client.turns import KEPT, Turns, expect, fold
 
 ASKED = expect(Turns())
 
@@ -108,3 +108,30 @@ def test_speech_that_a_lost_connection_cut_off_is_over_on_the_next() -> None:
 
     assert not turns.is_quiet
     assert fold(turns, resumed).is_quiet
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_speech_that_nobody_answers_is_waited_for_no_longer_than_it_lasts(
+    is_answered: bool,
+) -> None:
+    turns = fold(Turns(answers_speech=is_answered), SPEAKS)
+    assert not turns.is_quiet
+
+    turns = fold(turns, STOPS)
+
+    assert turns.is_quiet is not is_answered
+    assert not expect(turns).is_quiet
+
+
+def test_what_is_remembered_of_a_long_conversation_is_bounded() -> None:
+    turns = ASKED
+    for number in range(KEPT + 10):
+        turn, id = f"r{number}", f"c{number}"
+        result = events.ToolCallCompleted(call_id=id, name="weather", result=1)
+        stop = events.Interrupted(turn_id=turn, reason="manual", responses=[turn])
+        for data in [started(turn), call(turn, id), result, completed(turn), stop]:
+            turns = fold(turns, data)
+
+    assert [len(turns.asked_by), len(turns.answered), len(turns.stopped)] == [KEPT] * 3
+    assert turns.is_quiet
+    assert fold(turns, events.ToolBatchSubmitted(turn_id=turn, call_ids=[id])).is_quiet
