@@ -178,7 +178,8 @@ class SessionConfig(Message, frozen=True, kw_only=True):
     """No player listens: sound is not kept back for one."""
     lease_s: float = 60.0
     """A session whose talkers give no sign of life for so long (sound, `ping`, a command other than
-    `snapshot` and `replay`) closes as `abandoned`."""
+    `snapshot` and `replay`) closes as `abandoned`. Sound is looked for every 5 s: after the last
+    of it the lease may run so much longer."""
     max_duration_s: float | None = None
     """Then it closes with the reason `limit`; None: no limit."""
     max_tokens_total: int | None = None

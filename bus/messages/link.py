@@ -179,8 +179,14 @@ class SoundHeldDropped(Event, tag="sound_dropped", frozen=True, kw_only=True):
     why: str
 
 
+ALIVE_EVERY_S = 5.0
+"""`talker_alive` is told at most so often."""
+
+
 class TalkerAlive(Event, tag="talker_alive", frozen=True, kw_only=True):
-    """The caller's sound is flowing: told at most every few seconds, renews the lease."""
+    """The caller's sound is flowing: told at most every 5 s while it is.
+
+    Renews the lease, which runs from when this would be told again."""
 
 
 class ProviderClosed(Event, tag="closed", frozen=True, kw_only=True):

@@ -65,7 +65,7 @@ def from_transport(message: link.Event, now_us: int) -> i.AnyInput | None:
                 why=message.why,
             )
         case link.TalkerAlive():
-            return i.TalkerSeen(now_us=now_us)
+            return i.TalkerSeen(now_us=now_us, speaks=True)
         case _:
             return None
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar, assert_never
 
 from voicebus.bus.messages.base import encode
 from voicebus.bus.messages.link import (
+    ALIVE_EVERY_S,
     Dial,
     Event,
     Flush,
@@ -46,7 +47,6 @@ from voicebus.services.transport.outbox import Outbox, Write
 from voicebus.services.transport.playout import Passed, Playout, Publish
 from voicebus.services.transport.ring import Ring
 
-ALIVE_EVERY_S = 5.0
 TELL_SOUND_S = 0.2
 """Pieces of one item are told together, so often at most: a decision needs no more, and an event
 per 20 ms frame cost more than the sound itself."""

@@ -71,6 +71,9 @@ class UpdateRequested(Input, frozen=True, kw_only=True):
 class TalkerSeen(Input, frozen=True, kw_only=True):
     """The talker gave a sign of life."""
 
+    speaks: bool = False
+    """Its sound: while that goes on, it is told again only after `ALIVE_EVERY_S`."""
+
 
 class TimePassed(Input, frozen=True, kw_only=True):
     """A deadline of the state has come."""

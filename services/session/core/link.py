@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import Error, SessionClosed, SessionOpened, SessionUpdated
+from voicebus.bus.messages.link import ALIVE_EVERY_S
 from voicebus.services.session.core import calls, playback, recovery, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
@@ -25,6 +26,7 @@ GREETING_US = 1_000_000
 CONFIRM_US = 10_000_000
 """A provider that does not confirm the configuration for so long is given up."""
 CONNECT_US = 20_000_000
+ALIVE_US = int(ALIVE_EVERY_S * 1_000_000)
 UPDATE_US = 10_000_000
 """A change of the configuration that is neither confirmed nor refused for so long is given up."""
 FORGOTTEN_S = 60.0
@@ -86,9 +88,14 @@ def _flush_on_speech(config: SessionConfig) -> bool:
     return provider_interrupts(config)
 
 
-def renew(d: Draft) -> None:
-    """The talker is there."""
-    d.s.lease_until_us = d.now_us + int(d.s.config.lease_s * 1_000_000)
+def renew(d: Draft, *, speaks: bool = False) -> None:
+    """The talker is there. While it speaks, the lease runs from when that would be told again."""
+    told_again_us = d.now_us + ALIVE_US
+    if speaks:
+        d.s.speaks_until_us = told_again_us
+    # Never further than that: the clock may have been set back while no process ran.
+    seen_us = max(d.now_us, min(d.s.speaks_until_us, told_again_us))
+    d.s.lease_until_us = seen_us + int(d.s.config.lease_s * 1_000_000)
 
 
 def connected(d: Draft, event: i.ProviderConnected) -> None:

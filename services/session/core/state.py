@@ -305,4 +305,6 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     # lease and limits
     opened_us: int = 0
     lease_until_us: int = 0
+    speaks_until_us: int = 0
+    """The talker's sound may go on until then without being told again."""
     tokens: int = 0

@@ -109,7 +109,7 @@ def _update_requested(d: Draft, event: i.UpdateRequested) -> None:
 
 
 def _talker_seen(d: Draft, event: i.TalkerSeen) -> None:
-    link.renew(d)
+    link.renew(d, speaks=event.speaks)
 
 
 def _sound_lost(d: Draft, event: i.SoundLost) -> None:

@@ -33,7 +33,7 @@ SOUND: dict[str, Any] = {"turn_id": "r", "item_id": "m", "content_index": 0, "sa
             link.SoundHeldDropped(**AT, dropped_ms=20, direction="in", why="full"),
             i.SoundLost(now_us=9, direction="in", dropped_ms=20, why="full"),
         ),
-        (link.TalkerAlive(**AT), i.TalkerSeen(now_us=9)),
+        (link.TalkerAlive(**AT), i.TalkerSeen(now_us=9, speaks=True)),
         (link.FrameSent(**AT, down_n=1, reached=True), None),
     ],
 )

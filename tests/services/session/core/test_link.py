@@ -15,6 +15,7 @@ from voicebus.bus.messages.events import (
     SessionUpdated,
     ToolCallFailed,
 )
+from voicebus.bus.messages.link import ALIVE_EVERY_S
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core import link
@@ -440,6 +441,29 @@ def test_a_session_whose_client_is_gone_is_abandoned() -> None:
     assert of(stage.wait(59), SessionClosed) == []
 
     (closed,) = of(stage.wait(2), SessionClosed)
+
+    assert closed.reason == "abandoned"
+
+
+def test_who_speaks_keeps_a_lease_that_ends_before_sound_is_told_again() -> None:
+    stage = Stage(SessionConfig(lease_s=1))
+    stage.play(i.TalkerSeen(speaks=True))
+    stage.wait(0.5)
+    stage.play(i.TalkerSeen())
+    assert of(stage.wait(ALIVE_EVERY_S), SessionClosed) == []
+
+    (closed,) = of(stage.wait(1), SessionClosed)
+
+    assert closed.reason == "abandoned"
+
+
+def test_a_clock_that_was_set_back_lengthens_no_lease() -> None:
+    stage = Stage(SessionConfig(lease_s=1))
+    stage.play(i.TalkerSeen(speaks=True))
+    stage.now_us -= 500_000_000
+    stage.play(i.TalkerSeen())
+
+    (closed,) = of(stage.wait(ALIVE_EVERY_S + 2), SessionClosed)
 
     assert closed.reason == "abandoned"
 
