@@ -184,6 +184,7 @@ SAMPLES: dict[str, Any] = {
     },
     "item_id": "item_004",
     "lag_ms": 0.4,
+    "lease_s": 60.0,
     "limit": 200,
     "limits": [{"name": "tokens", "limit": 40000, "remaining": 39391, "reset_seconds": 0.9}],
     "message": "Be brief.",

@@ -43,6 +43,8 @@ JOIN_S = 5.0
 Right = Literal["talk", "listen", "command"]
 EVERY_RIGHT: tuple[Right, ...] = ("talk", "listen", "command")
 FAREWELL_S = 3.0
+PING_S = 15.0
+"""A ping is not put off for longer, however long the lease."""
 
 
 class RealtimeSession:
@@ -405,7 +407,7 @@ class RealtimeSession:
 
     async def _keep_lease(self) -> None:
         """A ping whenever nothing else was sent for a third of the lease."""
-        pause = min(self._lease_s / 3, 15.0)
+        pause = min(self._lease_s / 3, PING_S)
         loop = asyncio.get_running_loop()
         while True:
             rest = self._last_sign + pause - loop.time()
@@ -470,11 +472,19 @@ class RealtimeSession:
                     self._sound_in.close()
                     self._sound_at = event.data.audio_out
                     self._sound_in = self._listen(self._sound_at)
-            case events.SessionUpdated(instructions=str() as instructions):
-                self._instructions = instructions
+            case events.SessionUpdated(instructions=instructions, lease_s=lease_s):
+                self._updated(instructions, lease_s)
             case _:
                 pass
         self._events.put(event)
+
+    def _updated(self, instructions: str | None, lease_s: float | None) -> None:
+        if instructions is not None:
+            self._instructions = instructions
+        if lease_s is not None and lease_s != self._lease_s and not self.is_over:
+            self._lease_s = lease_s
+            self._pinging.cancel()
+            self._pinging = asyncio.create_task(self._keep_lease())
 
     def _end(self, error: Exception | None) -> None:
         self._pinging.cancel()

@@ -60,6 +60,8 @@ class SessionUpdated(Message, frozen=True, kw_only=True):
     instructions: str | None = None
     config: dict[str, Any] = {}
     """The effective session as the provider echoes it."""
+    lease_s: float | None = None
+    """As it is now; null from a session process of an older version."""
 
 
 class SessionClosed(Message, frozen=True, kw_only=True):

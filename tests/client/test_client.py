@@ -424,6 +424,15 @@ async def test_a_program_that_says_nothing_keeps_its_lease_by_pings(
         await cell.until(lambda: len(cell.asked("ping")) > 1)
 
 
+async def test_a_lease_that_somebody_changed_is_kept_as_it_is_now(
+    cell: FakeCell, client: RealtimeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voicebus.client.session.PING_S", 3600.0)
+    async with client.connect(lease_s=86_400) as session:
+        cell.publish(session.id, events.SessionUpdated(lease_s=0.03))
+        await cell.until(lambda: len(cell.asked("ping")) > 1)
+
+
 async def test_raw_events_are_subscribed_when_somebody_reads_them(
     cell: FakeCell, client: RealtimeClient
 ) -> None:

@@ -154,7 +154,10 @@ def confirmed(d: Draft, event: i.ProviderSessionUpdated) -> None:
 
 
 def _updated(d: Draft, session: dict[str, object], command_id: str | None) -> None:
-    d.publish(SessionUpdated(instructions=d.s.config.instructions, config=session), command_id)
+    updated = SessionUpdated(
+        instructions=d.s.config.instructions, config=session, lease_s=d.s.config.lease_s
+    )
+    d.publish(updated, command_id)
     d.answer(command_id, proven=True)
 
 

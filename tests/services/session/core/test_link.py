@@ -292,7 +292,8 @@ def test_an_update_is_committed_and_answered_when_the_provider_confirms() -> Non
     assert (before, stage.state.config.instructions) == (None, "Be brief.")
     assert replies(effects) == {"update-1": "ok"}
     (told,) = [effect for effect in effects if isinstance(effect, fx.Publish)]
-    assert told.data == SessionUpdated(instructions="Be brief.", config={"voice": "cedar"})
+    confirmed = SessionUpdated(instructions="Be brief.", config={"voice": "cedar"}, lease_s=60.0)
+    assert told.data == confirmed
     assert told.cause == "update-1"
 
 
@@ -317,6 +318,12 @@ def test_a_later_update_of_our_own_fields_is_not_undone_by_an_earlier_one_that_w
 
     assert replies(stage.play(CONFIRMED)) == {"update-3": "ok"}
     assert (stage.state.config.voice, stage.state.config.lease_s) == ("ash", 50.0)
+
+
+def test_a_change_of_the_lease_is_told_to_those_who_keep_it() -> None:
+    effects = Stage().play(update("lease_s", lease_s=30.0))
+
+    assert [one.lease_s for one in of(effects, SessionUpdated)] == [30.0]
 
 
 def test_a_confirmation_that_is_told_twice_does_not_confirm_the_next_update() -> None:
