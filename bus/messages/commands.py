@@ -268,7 +268,11 @@ class CreateResponse(Message, frozen=True, kw_only=True):
 
 
 class Interrupt(Message, frozen=True, kw_only=True):
-    """Stop the assistant: its sound at once, its response, and the tools that may be stopped."""
+    """Stop the assistant: its sound at once, its response, and the tools that may be stopped.
+
+    What waits to be answered is not: neither a response that waits for its turn, nor commands that
+    wait for the provider's connection, which are done all the same.
+    """
 
 
 class Update(Message, frozen=True, kw_only=True):

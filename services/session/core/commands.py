@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from voicebus.bus.messages import commands as c
 from voicebus.bus.messages.base import BadMessage, Message, convert
 from voicebus.bus.messages.events import Error
@@ -74,18 +76,22 @@ def _cannot(d: Draft, event: i.Commanded) -> str | None:
     if d.s.config.session_type == "transcription" and event.command in ANSWERED:
         return f"{event.command}: a transcription session has no answers (session_type)"
     can = d.s.capabilities
-    out_of_band = (
-        event.command == "create_response"
-        and isinstance(overrides := event.data.get("overrides"), dict)
-        and overrides.get("conversation") == "none"
-    )
     if event.command == "commit_audio" and not can.manual_commit:
         return f"commit_audio: {d.s.vendor} ends turns only by its own turn detection"
     if event.command == "send_text" and not can.text:
         return f"send_text: {d.s.vendor} takes no text"
-    if out_of_band and not can.out_of_band:
+    if _is_out_of_band(event) and not can.out_of_band:
         return f"create_response: {d.s.vendor} answers only in the conversation itself"
     return None
+
+
+def _is_out_of_band(event: i.Commanded) -> bool:
+    overrides = event.data.get("overrides")
+    return (
+        event.command == "create_response"
+        and isinstance(overrides, dict)
+        and overrides.get("conversation") == "none"
+    )
 
 
 def ready(d: Draft) -> None:
@@ -117,7 +123,8 @@ def _send_text(d: Draft, event: i.Commanded) -> None:
     d.s.rounds = 0
     item_id = d.ask(fx.AddUserText(text), "send_text", cause=event.command_id)
     items.asked(d, item_id, "user", text)
-    responses.want(d, automatic=False, cause=event.command_id)
+    if event.answered:
+        responses.want(d, automatic=False, cause=event.command_id)
     d.answer(event.command_id)
 
 
@@ -189,7 +196,7 @@ def _commit_audio(d: Draft, event: i.Commanded) -> None:
     _ask_in_time(d, event, fx.CommitInput(), data.after_n, data.token)
     # With turn detection the provider answers by itself; asking too would be refused.
     answered = provider_responds(d.s.config) or d.s.config.session_type == "transcription"
-    if data.respond and not answered:
+    if data.respond and event.answered and not answered:
         responses.want(d, automatic=False, cause=event.command_id)
     d.answer(event.command_id)
 
@@ -231,12 +238,25 @@ def _create_response(d: Draft, event: i.Commanded) -> None:
             f"create_response: overrides.metadata may hold {METADATA_LIMIT} keys, and not "
             f"{fx.TAG!r}: the provider takes one more, by which Voicebus finds the response"
         )
-    responses.want(d, automatic=False, cause=event.command_id, overrides=overrides)
+    if event.answered:
+        responses.want(d, automatic=False, cause=event.command_id, overrides=overrides)
     d.answer(event.command_id)
 
 
 def _interrupt(d: Draft, event: i.Commanded) -> None:
-    interruption.manual(d, event.command_id)
+    interruption.manual(d, event.command_id, expected=_withdraw_early(d))
+
+
+def _withdraw_early(d: Draft) -> bool:
+    """What waits for the provider will be done and not answered, but for what is out of band.
+
+    Returns whether an answer was to be expected.
+    """
+    left = [one for one in d.s.early if one.answered and not _is_out_of_band(one)]
+    d.s.early = tuple(
+        one if _is_out_of_band(one) else replace(one, answered=False) for one in d.s.early
+    )
+    return any(one.command in ANSWERED for one in left)
 
 
 def _report_playback(d: Draft, event: i.Commanded) -> None:

@@ -56,6 +56,8 @@ class Commanded(Input, frozen=True, kw_only=True):
     command_id: str
     command: str
     data: dict[str, Any]
+    answered: bool = True
+    """False: it waited for the provider, and an interrupt withdrew the model's answer to it."""
 
 
 class UpdateRequested(Input, frozen=True, kw_only=True):

@@ -39,10 +39,10 @@ def cancelled_by_provider(d: Draft, response_id: str) -> None:
     _interrupt(d, "barge_in", None, spared=later)
 
 
-def manual(d: Draft, command_id: str) -> None:
-    """A client asks for silence."""
-    expected = responses.drop_queue(d)
-    stopped = _interrupt(d, "manual", command_id, expected=expected)
+def manual(d: Draft, command_id: str, *, expected: bool = False) -> None:
+    """A client asks for silence. `expected`: something that was to be answered will not be."""
+    dropped = responses.drop_queue(d)
+    stopped = _interrupt(d, "manual", command_id, expected=dropped or expected)
     d.answer(command_id, {"interrupted": stopped}, proven=stopped)
 
 

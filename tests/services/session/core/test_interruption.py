@@ -284,3 +284,48 @@ def test_an_interrupt_before_the_session_is_open_is_answered_at_once() -> None:
     stage = Stage(ready=False)
 
     assert replies(stage.command("interrupt")) == {"interrupt-1": "ok"}
+
+
+def test_an_interrupt_before_the_session_is_open_withdraws_the_answers_to_what_waits() -> None:
+    stage = Stage(ready=False)
+    stage.command("send_text", text="Hello")
+    stage.command("create_response")
+    stage.command("create_response", overrides={"conversation": "none"})
+
+    effects = stage.command("interrupt")
+
+    (told,) = of(effects, Interrupted)
+    assert (told.turn_id, told.reason, told.responses) == (None, "manual", [])
+    assert of(effects, fx.Answer)[0].data == {"interrupted": True}
+    assert of(stage.command("interrupt"), fx.Answer)[0].data == {"interrupted": False}
+
+    opened = stage.play(
+        i.ProviderConnected(generation=1),
+        i.ProviderSessionCreated(),
+        i.ProviderSessionUpdated(session={}),
+    )
+
+    assert requests(opened)[1:] == [
+        fx.AddUserText("Hello"),
+        fx.CreateResponse("1", {"conversation": "none"}),
+    ]
+    assert set(replies(opened).values()) == {"ok"}
+
+
+def test_what_is_sent_after_such_an_interrupt_is_answered() -> None:
+    stage = Stage(ready=False)
+    stage.command("send_text", text="Hello")
+    stage.command("interrupt")
+    stage.command("send_text", text="No, something else")
+
+    opened = stage.play(
+        i.ProviderConnected(generation=1),
+        i.ProviderSessionCreated(),
+        i.ProviderSessionUpdated(session={}),
+    )
+
+    assert [type(one) for one in requests(opened)[1:]] == [
+        fx.AddUserText,
+        fx.AddUserText,
+        fx.CreateResponse,
+    ]
