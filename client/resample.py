@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 from typing import Any
 
 from voicebus.bus.messages.sound import RATE_HZ
-from voicebus.client.errors import BadSound
+from voicebus.client.errors import BadSound, Lagged
 from voicebus.client.g711 import to_pcm16
 from voicebus.client.sound import Heard, Sound, SoundEnd, SoundFlush
 from voicebus.config import extras
@@ -53,23 +53,45 @@ class Resampler:
         return self._soxr.ResampleStream(self.from_hz, self.to_hz, 1, dtype="int16")
 
 
-async def at_rate(heard: AsyncIterable[Heard], rate_hz: int) -> AsyncIterator[bytes]:
+def at_rate(heard: AsyncIterable[Heard], rate_hz: int) -> AsyncIterator[bytes]:
     """The assistant's voice as 16-bit mono samples at another rate, also from G.711.
 
-    A flush drops what is inside the resampler; an item's end brings out its rest.
+    A flush drops what is inside the resampler, and so does a hole (`Lagged`), behind which
+    iterating goes on; an item's end brings out its rest.
     """
-    resampler: Resampler | None = None
-    async for piece in heard:
+    return _AtRate(heard, rate_hz)
+
+
+class _AtRate(AsyncIterator[bytes]):
+    # Not a generator: that would end with the first error that passes through it.
+
+    def __init__(self, heard: AsyncIterable[Heard], rate_hz: int) -> None:
+        self._heard = aiter(heard)
+        self._rate_hz = rate_hz
+        self._resampler: Resampler | None = None
+
+    async def __anext__(self) -> bytes:
+        while True:
+            try:
+                found = self._resampled(await anext(self._heard))
+            except Lagged:
+                self._drop()
+                raise
+            if found:
+                return found
+
+    def _resampled(self, piece: Heard) -> bytes:
         match piece:
             case Sound(format=format, samples=samples):
-                if resampler is None or resampler.from_hz != RATE_HZ[format]:
-                    resampler = Resampler(RATE_HZ[format], rate_hz)
-                found = resampler.feed(to_pcm16(samples, format))
+                if self._resampler is None or self._resampler.from_hz != RATE_HZ[format]:
+                    self._resampler = Resampler(RATE_HZ[format], self._rate_hz)
+                return self._resampler.feed(to_pcm16(samples, format))
             case SoundEnd():
-                found = resampler.feed(b"", last=True) if resampler else b""
+                return self._resampler.feed(b"", last=True) if self._resampler else b""
             case SoundFlush():
-                if resampler is not None:
-                    resampler.reset()
-                found = b""
-        if found:
-            yield found
+                self._drop()
+        return b""
+
+    def _drop(self) -> None:
+        if self._resampler is not None:
+            self._resampler.reset()

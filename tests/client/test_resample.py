@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 
-from voicebus.client import BadSound, Heard, Sound, SoundEnd, SoundFlush
+from voicebus.client import BadSound, Heard, Lagged, Sound, SoundEnd, SoundFlush
 from voicebus.client.resample import Resampler, at_rate
 
 soxr = pytest.importorskip("soxr")
@@ -107,3 +107,33 @@ async def test_a_flush_leaves_nothing_of_the_old_answer_for_the_new_one() -> Non
     parts = [one async for one in at_rate(stream(*pieces), 16_000)]
 
     assert loudest(array("h", b"".join(parts[1:]))) <= 2
+
+
+async def test_behind_a_hole_it_goes_on_with_nothing_of_what_was_before() -> None:
+    pieces: list[Heard | Lagged] = [
+        sound(tone(24_000, 0.5)),
+        Lagged("the sound", 3, None),
+        sound(bytes(48_000)),
+        SoundEnd("r1", "a1", 0, 24_000),
+    ]
+    parts = at_rate(_Holed(pieces), 16_000)
+
+    assert loudest(array("h", await anext(parts))) > 1000
+    with pytest.raises(Lagged):
+        await anext(parts)
+    rest = b"".join([one async for one in parts])
+    assert abs(len(rest) // 2 - 16_000) <= 2
+    assert loudest(array("h", rest)) <= 2
+
+
+class _Holed(AsyncIterator[Heard]):
+    def __init__(self, pieces: list[Heard | Lagged]) -> None:
+        self._pieces = pieces
+
+    async def __anext__(self) -> Heard:
+        if not self._pieces:
+            raise StopAsyncIteration
+        piece = self._pieces.pop(0)
+        if isinstance(piece, Lagged):
+            raise piece
+        return piece
