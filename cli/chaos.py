@@ -94,7 +94,7 @@ def chaos(
     are talking.
     Exit code 0 when nothing was lost or repeated.
     """
-    if minutes <= 0 or sessions < 1:
+    if not minutes > 0 or sessions < 1:
         raise Problem("give --minutes above 0 and --sessions of at least 1")
     chosen = random.SystemRandom().randrange(1_000_000) if seed is None else seed
     result = Result(chosen, sessions)

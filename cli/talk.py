@@ -78,7 +78,7 @@ def talk(
         raise Problem(f"--modality {modality!r} is neither text nor audio")
     if out is not None and not out.parent.is_dir():
         raise Problem(f"--out {out}: there is no folder {out.parent}; make it, or choose another")
-    if timeout <= 0:
+    if not timeout > 0:
         raise Problem(f"--timeout {timeout:g}: give a number of seconds above 0")
     try:
         wish = Wish(

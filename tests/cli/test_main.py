@@ -179,3 +179,22 @@ def test_doctor_ends_with_code_1_only_if_something_is_missing(run_dir: Path) -> 
     assert {one["verdict"] for one in json.loads(well.stdout)} <= {"ok", "warning"}
     assert ill.returncode == 1
     assert "missing" in ill.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("down", "--wait", "nan"), "--wait"),
+        (("restart", "session", "--wait", "nan"), "--wait"),
+        (("talk", "--text", "hello", "--timeout", "nan"), "give a number of seconds above 0"),
+        (("chaos", "--minutes", "nan"), "give --minutes above 0"),
+        (("soak", "--minutes", "nan"), "give --minutes above 0"),
+    ],
+)
+def test_a_time_that_is_no_number_is_refused(
+    words: tuple[str, ...], why: str, tmp_path: Path
+) -> None:
+    done = voicebus(*words, VOICEBUS_RUN=str(tmp_path / "run"))
+
+    assert done.returncode != 0
+    assert why in done.stderr
