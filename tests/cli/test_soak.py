@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from voicebus.cli.soak import Sample, _own_kb, draw, growth, judge
+from voicebus.cli.soak import Sample, _own_kb, draw, growth, judge, verdict
 
 
 def samples(
@@ -56,11 +56,18 @@ def test_a_short_run_is_not_judged() -> None:
     assert found["own_percent_per_hour"] > 1
 
 
-def test_a_larger_share_of_code_that_others_used_too_is_no_growth() -> None:
+def test_a_larger_share_of_code_is_growth_and_told_apart_from_memory_of_its_own() -> None:
     found = judge(samples(60, code_mb_per_hour=20.0))
 
-    assert found["pss_percent_per_hour"] > 1
-    assert not found["grows"]
+    assert found["grows"]
+    assert found["own_percent_per_hour"] < 1 < found["pss_percent_per_hour"]
+    assert "let no other program end beside it" in verdict(found)
+    assert "beside it" not in verdict(judge(samples(60, mb_per_hour=8.0)))
+
+
+def test_what_was_judged_is_said() -> None:
+    assert verdict(judge(samples(3, mb_per_hour=1000.0))) == "too short to judge"
+    assert verdict(judge(samples(60))) == "no growth"
 
 
 def test_a_process_tells_what_memory_is_its_own() -> None:
