@@ -392,6 +392,8 @@ def _overdue(state: State, at: float, call: Call, effects: list[Effect]) -> None
         words = f"no runner was free for it within {budget_s:g} s"
         end(state, at, call, "timeout", f"{words}; it did not run", effects)
         return
+    # It may do its work yet: a successor of ours must hear its worker before it says otherwise.
+    call.lost_attempts.add(state.workers[call.worker].label)
     effects.append(
         TellWorker(
             call.worker,

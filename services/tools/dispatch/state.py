@@ -105,7 +105,7 @@ class Ended:
     repeat_at: float
     repeats: int = 0
     lost_attempts: frozenset[str] = frozenset()
-    """Workers that had it and were lost."""
+    """Workers that had it and were lost, or did not answer for it in time."""
 
 
 @dataclass(kw_only=True)

@@ -831,6 +831,21 @@ def test_a_call_cancelled_while_settling_stops_at_the_worker_that_has_it() -> No
     assert [one.call_id for one in to_worker(effects, work.CancelCall)] == ["c1"]
 
 
+def test_a_worker_that_did_not_answer_for_a_call_is_remembered_until_its_session_knows() -> None:
+    pool = Pool()
+    pool.join("w1")
+    pool.submit("c1", "pay", budget_ms=1000)
+    pool.wait(5, ("w1",))
+    pool.feed(WorkerUnreachable(pool.at, "w1"))
+    before = pool.state.remembered
+    pool.ack("c1")
+
+    assert pool.outcome("c1") == "timeout"
+    # It may have run: a successor that knew nothing of the worker would run it a second time.
+    assert before == ("w1/i1",)
+    assert pool.state.remembered == ()
+
+
 def test_workers_are_remembered_while_a_session_may_not_know_what_they_did() -> None:
     pool = Pool()
     remembered = [one for one in pool.join("w1") if isinstance(one, RememberWorkers)]
