@@ -112,6 +112,9 @@ def _next_look(state: State) -> float:
 
 def _due(state: State, call: Call) -> float:
     if call.worker is None:
+        if call.waits_for_settling and call.submit is not None and call.submit.resubmit:
+            # Whoever has it may yet say so: until then nothing true can be told of it.
+            return max(call.deadline_at, state.settle_until)
         return call.deadline_at
     tool = choice.tool_of(state, call)
     grace_s = tool.grace_s if tool is not None else 0.0
@@ -201,23 +204,30 @@ def _submit(
     )
     state.next_order += 1
     state.calls[key] = call
-    early = state.cancelled_early.pop(key, None)
-    if early is not None:
-        end(state, at, call, "cancelled", f"cancelled before it began ({early})", effects)
-    elif state.is_draining:
-        end(state, at, call, "busy", "the tool pool is being stopped; try again", effects)
-    elif key in state.acknowledged:
+    call.cancel_reason = state.cancelled_early.pop(key, None)
+    if key in state.acknowledged:
         words = "this call has ended before, and its session knew how"
         end(state, at, call, "unknown", words, effects)
-    elif not message.resubmit and choice.tool_of(state, call) is not None:
+    elif message.resubmit and not state.is_settled:
+        call.waits_for_settling = True
+    elif call.cancel_reason is not None:
+        _end_cancelled(state, at, call, call.cancel_reason, effects)
+    elif state.is_draining:
+        words = "the tool pool is being stopped; try again"
+        _end_unrun(state, at, call, "busy", words, effects)
+    elif state.is_settled or choice.tool_of(state, call) is not None:
         _admit(state, at, call, effects)
-    elif state.is_settled:
-        if message.resubmit and not _may_run(state, call):
-            _cannot_know(state, at, call, effects)
-        else:
-            _admit(state, at, call, effects)
     else:
         call.waits_for_settling = True
+
+
+def _may_have_run(state: State, call: Call) -> bool:
+    """Whether one of those that are missing may have had it from an earlier dispatcher, and it
+    matters: a harmless call may run again. Of a tool that nobody offers the worst is assumed."""
+    if call.submit is None or not call.submit.resubmit or not state.missing:
+        return False
+    tool = choice.tool_of(state, call)
+    return tool is None or tool.effects == "once"
 
 
 _MAY_HAVE_RUN = (
@@ -232,14 +242,23 @@ def _cannot_know(state: State, at: float, call: Call, effects: list[Effect]) -> 
     end(state, at, call, "unknown", _MAY_HAVE_RUN, effects)
 
 
-def _may_run(state: State, call: Call) -> bool:
-    """Whether running a call that an earlier dispatcher may have handed out can do no harm."""
-    tool = choice.tool_of(state, call)
-    return tool is None or tool.effects != "once" or not state.missing
+def _end_unrun(
+    state: State, at: float, call: Call, status: work.Status, words: str, effects: list[Effect]
+) -> None:
+    """It ends and no worker here has it. The words say that it did not run, if that is certain."""
+    if _may_have_run(state, call):
+        _cannot_know(state, at, call, effects)
+    else:
+        end(state, at, call, status, words, effects)
+
+
+def _end_cancelled(state: State, at: float, call: Call, reason: str, effects: list[Effect]) -> None:
+    words = f"cancelled before it began ({reason})"
+    _end_unrun(state, at, call, "cancelled", words, effects)
 
 
 def _admit(state: State, at: float, call: Call, effects: list[Effect]) -> None:
-    """Into the queue, unless a limit says no."""
+    """Into the queue, unless it may have run before, or a limit says no."""
     assert call.submit is not None
     tool = call.submit.tool
     if choice.tool_of(state, call) is None:
@@ -247,7 +266,11 @@ def _admit(state: State, at: float, call: Call, effects: list[Effect]) -> None:
             call.waits_for_tool = True  # no longer than until its deadline
             return
         known = ", ".join(one.name for one in state.catalogue) or "none"
-        end(state, at, call, "unknown_tool", f"no tool '{tool}'; known are: {known}", effects)
+        words = f"no tool '{tool}'; known are: {known}"
+        _end_unrun(state, at, call, "unknown_tool", words, effects)
+        return
+    if _may_have_run(state, call):
+        _cannot_know(state, at, call, effects)
         return
     waiting = [one for one in state.calls.values() if one.worker is None and one is not call]
     own = sum(one.key[0] == call.key[0] for one in waiting)
@@ -292,13 +315,7 @@ def _look_for_tool(state: State, at: float, call: Call, effects: list[Effect]) -
     if call.worker is None and choice.tool_of(state, call) is None and _may_come(state, at):
         return
     call.waits_for_tool = False
-    if call.worker is not None:
-        return  # who came back has it already
-    assert call.submit is not None
-    if call.submit.resubmit and not _may_run(state, call):
-        # Only now it is known what a second run would do.
-        _cannot_know(state, at, call, effects)
-    else:
+    if call.worker is None:  # else who came back has it already
         _admit(state, at, call, effects)
 
 
@@ -331,7 +348,7 @@ def _cancel(state: State, at: float, key: Key, reason: str, effects: list[Effect
         # A worker may have it and say so in a moment; then it is told.
         call.cancel_reason = call.cancel_reason or reason
     else:
-        end(state, at, call, "cancelled", f"cancelled before it began ({reason})", effects)
+        _end_cancelled(state, at, call, reason, effects)
 
 
 # --- time -------------------------------------------------------------------------------------
@@ -366,14 +383,10 @@ def _settle(state: State, at: float, effects: list[Effect]) -> None:
     state.is_settled = True
     for call in [one for one in state.calls.values() if one.waits_for_settling]:
         call.waits_for_settling = False
-        assert call.submit is not None
         if call.worker is not None:
             continue
-        if call.submit.resubmit and not _may_run(state, call):
-            _cannot_know(state, at, call, effects)
-        elif call.cancel_reason is not None:
-            words = f"cancelled before it began ({call.cancel_reason})"
-            end(state, at, call, "cancelled", words, effects)
+        if call.cancel_reason is not None:
+            _end_cancelled(state, at, call, call.cancel_reason, effects)
         else:
             _admit(state, at, call, effects)
 
@@ -389,8 +402,8 @@ def _overdue(state: State, at: float, call: Call, effects: list[Effect]) -> None
         return
     budget_s = call.submit.budget_ms / 1000
     if call.worker is None:
-        words = f"no runner was free for it within {budget_s:g} s"
-        end(state, at, call, "timeout", f"{words}; it did not run", effects)
+        words = f"no runner was free for it within {budget_s:g} s; it did not run"
+        _end_unrun(state, at, call, "timeout", words, effects)
         return
     # It may do its work yet: a successor of ours must hear its worker before it says otherwise.
     call.lost_attempts.add(state.workers[call.worker].label)

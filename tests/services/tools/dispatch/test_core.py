@@ -1,5 +1,6 @@
 """The dispatcher's decisions, by plain values."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -829,6 +830,76 @@ def test_a_call_cancelled_while_settling_stops_at_the_worker_that_has_it() -> No
     effects = pool.join("w1", running=[work.CallRef(session_id=SESSION, call_id="c1")])
 
     assert [one.call_id for one in to_worker(effects, work.CancelCall)] == ["c1"]
+
+
+def test_also_a_cancel_that_comes_before_the_call_is_asked_for_again_reaches_that_worker() -> None:
+    pool = Pool(settled=False, predecessors=("w1/i1",))
+    pool.cancel("c1")
+    pool.submit("c1", "pay", resubmit=True)
+
+    effects = pool.join("w1", running=[work.CallRef(session_id=SESSION, call_id="c1")])
+
+    assert [one.call_id for one in to_worker(effects, work.CancelCall)] == ["c1"]
+    assert pool.outcome("c1") == ""
+
+
+def test_a_call_past_its_deadline_waits_for_the_worker_that_may_have_it_to_say_so() -> None:
+    pool = Pool(settled=False, predecessors=("w1/i1",))
+    pool.submit("c1", "pay", resubmit=True, budget_ms=1)
+    pool.wait(0.5)
+
+    pool.join("w1", running=[work.CallRef(session_id=SESSION, call_id="c1")])
+    pool.result("c1")
+
+    assert pool.outcome("c1") == "ok"
+
+
+@pytest.mark.parametrize(("is_cancelled", "outcome"), [(False, "timeout"), (True, "cancelled")])
+def test_what_all_workers_deny_is_told_as_not_run(is_cancelled: bool, outcome: str) -> None:
+    pool = Pool(settled=False, predecessors=("w1/i1",))
+    pool.submit("c1", "pay", resubmit=True, budget_ms=1)
+    if is_cancelled:
+        pool.cancel("c1")
+    pool.join("w1")
+
+    pool.wait(2, ("w1",))
+
+    assert pool.outcome("c1") == outcome
+    assert pool.given() == []
+
+
+def test_a_call_cancelled_while_settling_is_unknown_if_its_worker_does_not_come() -> None:
+    pool = Pool(settled=False, predecessors=("w1/i0",))
+    pool.submit("c1", "pay", resubmit=True)
+    pool.cancel("c1")
+
+    pool.wait(2)
+
+    assert pool.outcome("c1") == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (lambda pool: None, lambda pool: pool.wait(11)),
+        (lambda pool: None, lambda pool: pool.cancel("c1")),
+        (lambda pool: pool.cancel("c1"), lambda pool: None),
+        (lambda pool: pool.feed(Drained(pool.at)), lambda pool: None),
+        (lambda pool: None, lambda pool: pool.join("w1", inc="i1", tools=[spec("read")])),
+    ],
+    ids=["its deadline", "a cancel", "an early cancel", "a stop", "a host without the tool"],
+)
+def test_what_a_lost_host_may_have_run_is_never_told_as_not_run(
+    before: Callable[[Pool], Any], after: Callable[[Pool], Any]
+) -> None:
+    pool = Pool(predecessors=("w1/i0",))
+
+    before(pool)
+    pool.submit("c1", "pay", resubmit=True)
+    after(pool)
+
+    assert pool.outcome("c1") == "unknown"
+    assert pool.given() == []
 
 
 def test_a_worker_that_did_not_answer_for_a_call_is_remembered_until_its_session_knows() -> None:

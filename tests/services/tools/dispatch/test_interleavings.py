@@ -25,6 +25,17 @@ TOOLS = {
     "pay": work.ToolSpec(name="pay", parameters={"type": "object"}, effects="once"),
 }
 CAPACITY = 2
+BUDGETS_MS = [1, 400, 3_000, 60_000]
+
+
+def denies(outcome: work.Outcome) -> bool:
+    """Whether the model is told that the tool did not run."""
+    words = outcome.failure.message if outcome.failure is not None else ""
+    return (
+        outcome.status in ("busy", "unknown_tool")
+        or "did not run" in words
+        or "before it began" in words
+    )
 
 
 class Host:
@@ -70,7 +81,9 @@ class Interleavings(RuleBasedStateMachine):
         self.remembered: tuple[str, ...] = ()
         self.ran: Counter[str] = Counter()
         self.tools: dict[str, str] = {}
-        self.outcomes: dict[str, str] = {}
+        self.until: dict[str, float] = {}
+        self.stopping: set[str] = set()
+        self.denied: set[str] = set()
         self.owed: set[str] = set()
         self.to_session: deque[Any] = deque()
         self.start_dispatcher()
@@ -114,10 +127,11 @@ class Interleavings(RuleBasedStateMachine):
 
     # --- what may happen ---
 
-    @rule(tool=st.sampled_from(sorted(TOOLS)))
-    def submit(self, tool: str) -> None:
+    @rule(tool=st.sampled_from(sorted(TOOLS)), budget_ms=st.sampled_from(BUDGETS_MS))
+    def submit(self, tool: str, budget_ms: int) -> None:
         call_id = f"c{len(self.tools)}"
         self.tools[call_id] = tool
+        self.until[call_id] = self.at + budget_ms / 1000
         self.owed.add(call_id)
         self.send_submit(call_id, again=False)
 
@@ -128,7 +142,7 @@ class Interleavings(RuleBasedStateMachine):
             tool=self.tools[call_id],
             args={},
             epoch=0,
-            budget_ms=60_000,
+            budget_ms=max(1, round((self.until[call_id] - self.at) * 1000)),
             resubmit=again,
         )
         self.feed(SessionSaid(self.at, "session", message))
@@ -137,10 +151,14 @@ class Interleavings(RuleBasedStateMachine):
     def cancel(self, which: int) -> None:
         if self.tools:
             call_id = f"c{which % len(self.tools)}"
-            message = work.CancelCalls(
-                session_id=SESSION, call_ids=[call_id], epoch=1, reason="interrupt"
-            )
-            self.feed(SessionSaid(self.at, "session", message))
+            self.stopping.add(call_id)
+            self.send_cancel([call_id])
+
+    def send_cancel(self, call_ids: list[str]) -> None:
+        message = work.CancelCalls(
+            session_id=SESSION, call_ids=call_ids, epoch=1, reason="interrupt"
+        )
+        self.feed(SessionSaid(self.at, "session", message))
 
     @rule()
     def session_reads(self) -> None:
@@ -151,7 +169,8 @@ class Interleavings(RuleBasedStateMachine):
             if not message.late:
                 before = self.told_here.setdefault(message.call_id, message.status)
                 assert before == message.status, "two outcomes from one dispatcher"
-            self.outcomes.setdefault(message.call_id, message.status)
+                if denies(message):
+                    self.denied.add(message.call_id)
             self.owed.discard(message.call_id)
             ack = work.OutcomeAck(session_id=SESSION, call_id=message.call_id)
             self.feed(SessionSaid(self.at, "session", ack))
@@ -218,10 +237,14 @@ class Interleavings(RuleBasedStateMachine):
         for host in self.hosts:
             host.mail.clear()
         self.start_dispatcher()
-        if not asked:
-            return
+        if asked:
+            self.session_asks_again()
+
+    @rule()
+    def session_asks_again(self) -> None:
         for call_id in sorted(self.owed):
             self.send_submit(call_id, again=True)
+        self.send_cancel(sorted(self.owed & self.stopping))
         caught_up = work.Follow(shard=0, inc="a", dispatcher=self.state.inc)
         self.feed(SessionSaid(self.at, "session", caught_up))
 
@@ -245,6 +268,11 @@ class Interleavings(RuleBasedStateMachine):
     def once_is_once(self) -> None:
         twice = [one for one, times in self.ran.items() if times > 1 and self.tools[one] == "pay"]
         assert not twice
+
+    @invariant()
+    def what_ran_is_never_told_as_not_run(self) -> None:
+        # Harmless tools may have run before their last attempt found no runner.
+        assert not [one for one in self.denied if self.ran[one] and self.tools[one] == "pay"]
 
     @invariant()
     def no_more_than_three_attempts(self) -> None:
