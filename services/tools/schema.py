@@ -253,19 +253,38 @@ def _understood(name: str, hint: Any, inside: tuple[Any, ...] = ()) -> Any:
     """
     if hint is Any or isinstance(hint, (str, ForwardRef)):
         return Any
+    refused: TypeError | None = None
     try:
         _schema_of(hint)
     except TypeError as error:
-        rebuilt = _rebuilt(name, hint, inside)
-        with contextlib.suppress(TypeError):
-            if rebuilt is not None and _schema_of(rebuilt):
-                return rebuilt
-        raise SchemaError(
-            f"parameter {name!r}: a model cannot fill in {_show(hint)}{_why(error)}; "
-            "use str, int, float, bool, Literal, Enum, list, dict, tuple, a dataclass, "
-            "a TypedDict or a pydantic model"
-        ) from None
-    return hint
+        refused = error
+    if refused is None and not _keeps_fields(hint):
+        return hint
+    rebuilt = _rebuilt(name, hint, inside)
+    with contextlib.suppress(TypeError):
+        if rebuilt is not None and _schema_of(rebuilt):
+            return rebuilt
+    if refused is None:
+        return hint  # it contains itself: better offered with all its fields than not at all
+    raise SchemaError(
+        f"parameter {name!r}: a model cannot fill in {_show(hint)}{_why(refused)}; "
+        "use str, int, float, bool, Literal, Enum, list, dict, tuple, a dataclass, "
+        "a TypedDict or a pydantic model"
+    )
+
+
+def _keeps_fields(hint: Any, seen: frozenset[Any] = frozenset()) -> bool:
+    """Whether a dataclass in it has fields that it fills in itself (`init=False`): msgspec would
+    have the model fill them in."""
+    if not (inspect.isclass(hint) and dataclasses.is_dataclass(hint)):
+        return any(_keeps_fields(one, seen) for one in typing.get_args(hint))
+    if hint in seen:
+        return False
+    hints = typing.get_type_hints(hint, include_extras=True)
+    return any(
+        not one.init or _keeps_fields(hints[one.name], seen | {hint})
+        for one in dataclasses.fields(hint)
+    )
 
 
 def _rebuilt(name: str, hint: Any, inside: tuple[Any, ...]) -> Any:
@@ -322,7 +341,9 @@ def _record(name: str, kind: Any, inside: tuple[Any, ...]) -> Any:
             fields.append((one.name, hint, factory))
         else:
             fields.append((one.name, hint))
-    struct = msgspec.defstruct(kind.__name__, fields, kw_only=True)
+    # The words that dataclasses make up where a class has none say nothing to a model.
+    words = kind.__doc__ if not (kind.__doc__ or "").startswith(f"{kind.__name__}(") else None
+    struct = msgspec.defstruct(kind.__name__, fields, kw_only=True, namespace={"__doc__": words})
 
     class Record(_Rebuilt):
         @staticmethod

@@ -502,6 +502,81 @@ def test_a_dataclass_is_whole_when_it_is_handed_back() -> None:
     }
 
 
+@dataclass
+class Booking:
+    """A table."""
+
+    guests: int
+    price: int = field(init=False)
+    notes: list[str] = field(init=False, default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.price = 20 * self.guests
+
+
+@dataclass
+class Evening:
+    bookings: list[Booking]
+    first: Booking | None = None
+
+
+BOOKING = {
+    "description": "A table.",
+    "type": "object",
+    "properties": {"guests": {"type": "integer"}},
+    "required": ["guests"],
+}
+
+
+@pytest.mark.parametrize(
+    ("hint", "offered", "given", "read"),
+    [
+        (Booking, BOOKING, {"guests": 2}, Booking(2)),
+        (list[Booking], {"type": "array", "items": BOOKING}, [{"guests": 2}], [Booking(2)]),
+        (
+            Evening,
+            {
+                "type": "object",
+                "properties": {
+                    "bookings": {"type": "array", "items": BOOKING},
+                    "first": {"anyOf": [BOOKING, NULL], "default": None},
+                },
+                "required": ["bookings"],
+            },
+            {"bookings": [{"guests": 1}], "first": {"guests": 3}},
+            Evening([Booking(1)], Booking(3)),
+        ),
+    ],
+)
+def test_what_a_dataclass_fills_in_itself_is_not_asked_of_the_model(
+    hint: Any, offered: dict[str, Any], given: Any, read: Any
+) -> None:
+    def book(what: Any) -> None:
+        """Book it."""
+
+    book.__annotations__["what"] = hint
+    found = schema.describe(book)
+    bound = found.bind({"what": given})
+
+    assert found.parameters["properties"] == {"what": offered}
+    assert bound == {"what": read}
+
+
+@dataclass
+class Branch:
+    parts: "list[Branch]"
+    depth: int = field(init=False, default=0)
+
+
+def test_a_dataclass_that_contains_itself_may_fill_in_fields_too() -> None:
+    def plant(tree: Branch) -> None:
+        """Plant it."""
+
+    found = schema.describe(plant)
+
+    assert found.bind({"tree": {"parts": [{"parts": []}]}}) == {"tree": Branch([Branch([])])}
+
+
 def test_a_pydantic_model_is_validated_by_itself() -> None:
     bind = schema.describe(typed).bind
 
