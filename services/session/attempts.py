@@ -1,6 +1,7 @@
 """The attempt mark: which conversation was being decided when the process died.
 
-A few bytes in a mapped file, written before each step: the kernel keeps them when we are killed. A
+A few bytes in a mapped file, written before each step, before a frame of the provider's is read and
+before a state is asked for its deadline: the kernel keeps them when we are killed. A
 conversation that was being decided at two deaths, soon after each other, is set aside, so that it
 does not take the shard down for ever.
 """
@@ -28,7 +29,7 @@ class AttemptMark:
         self.clear()
 
     def begin(self, session_id: str) -> None:
-        """This conversation is about to be decided."""
+        """This conversation is about to be decided, or something of it to be read."""
         mark = session_id.encode()[:SIZE]
         self._map[: len(mark)] = mark
 

@@ -67,6 +67,8 @@ class Shard:
         sockets = runtime.sockets
         self.journal = Journal(Path(runtime.cell.data).absolute() / f"session-{self._number}.db")
         self._attempt = AttemptMark(self.journal.path.with_suffix(".attempt"))
+        self._is_known = not self._attempt.left_behind
+        """Whether the health listener has had time to hear of us, where that matters."""
         self._fail = Failpoints(self._settings.failpoint)
         self._writer = Writer(
             self.journal,
@@ -135,12 +137,23 @@ class Shard:
         old = self._timers.pop(conversation.session_id, None)
         if old is not None:
             old.cancel()
+        if self._has_stopped or not self._is_known:
+            return
+        # What it would say is in the journal: each successor would ask it the same.
+        self._attempt.begin(conversation.session_id)
         due_us = conversation.deadline()
+        self._attempt.clear()
         if due_us is None:
             return
         self._timers[conversation.session_id] = asyncio.get_running_loop().call_later(
             timer_s(due_us, self.now_us()), self._time_passed, conversation
         )
+
+    def _known(self) -> None:
+        """The health listener has heard of us: from here on deadlines are looked at."""
+        self._is_known = True
+        for conversation in self.conversations.values():
+            self._arm(conversation)
 
     def _time_passed(self, conversation: Conversation) -> None:
         self._timers.pop(conversation.session_id, None)
@@ -448,16 +461,26 @@ class Shard:
             return
         ledger.up_n = message.n
         now_us = self.now_us()
-        if isinstance(message, link.ProviderFrame):
+        if conversation.ended_us is not None:
+            pass  # nothing follows the end, and what it was set aside for comes here once more
+        elif isinstance(message, link.ProviderFrame):
             raw = bytes(payload[0]) if payload else b""
-            self._audience.raw(conversation.session_id, "up", raw)
-            for event in self._translated(conversation, raw, now_us):
+            for event in self._read(conversation, raw, now_us):
                 self.feed(conversation, event)
         else:
             said = uplink.from_transport(message, now_us)
             if said is not None:
                 self.feed(conversation, said)
         self._dirtied(conversation)
+
+    def _read(self, conversation: Conversation, raw: bytes, now_us: int) -> list[i.AnyInput]:
+        """For the audience and for the core. It may be what ends this process, each time anew: the
+        transport tells it again until it is acknowledged."""
+        self._attempt.begin(conversation.session_id)
+        self._audience.raw(conversation.session_id, "up", raw)
+        found = self._translated(conversation, raw, now_us)
+        self._attempt.clear()
+        return found
 
     def _translated(self, conversation: Conversation, raw: bytes, now_us: int) -> list[i.AnyInput]:
         """A provider's frame in our words. Whatever it is, it never ends a session."""
@@ -683,6 +706,8 @@ class Shard:
             # A cell that was started with fewer transports than before.
             if conversation.ended_us is None and conversation.state.transport not in self.links:
                 self._move(conversation, self.least_loaded(), i.TransportLost)
+        if not self._is_known:
+            asyncio.get_running_loop().call_later(KNOWN_AFTER_S, self._known)
         self._writer.wake()
 
     async def stop(self) -> None:
@@ -701,7 +726,6 @@ class Shard:
         for conversation in self.conversations.values():
             for _, reply in conversation.held:
                 self._desk.release(reply)
-        # The last commits have set timers anew.
         for timer in self._timers.values():
             timer.cancel()
         self.journal.close()

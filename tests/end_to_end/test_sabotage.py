@@ -69,11 +69,19 @@ async def test_input_that_the_core_cannot_decide_ends_its_conversation_and_no_ot
     assert cell.pids() == pids
 
 
-@pytest.mark.parametrize(("poison", "number"), [("die", "SIGABRT"), ("spin", "SIGKILL")])
+@pytest.mark.parametrize(
+    ("where", "poison", "number"),
+    [
+        ("step", "die", "SIGABRT"),
+        ("step", "spin", "SIGKILL"),
+        ("deadline", "die", "SIGABRT"),
+        ("read", "die", "SIGABRT"),
+    ],
+)
 async def test_input_that_kills_or_blocks_the_process_ends_its_conversation_after_the_second_death(
-    start_stack: StartStack, tmp_path: Path, poison: str, number: str
+    start_stack: StartStack, tmp_path: Path, where: str, poison: str, number: str
 ) -> None:
-    cell = (await sabotaged(start_stack, tmp_path, poison=poison)).cell
+    cell = (await sabotaged(start_stack, tmp_path, where=where, poison=poison)).cell
     async with scene(cell, errors={"session.set_aside"}) as on:
         on.session_was_killed = True
         caller, other = await on.caller(), await on.caller()

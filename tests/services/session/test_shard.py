@@ -19,6 +19,7 @@ from voicebus.bus.sockets import Frames, Route, Sockets
 from voicebus.config.settings import CellSettings, SessionSettings
 from voicebus.services.runtime import Runtime
 from voicebus.services.session import shard as shards
+from voicebus.services.session import uplink
 from voicebus.services.session.archive import Archive
 from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import inputs
@@ -28,12 +29,14 @@ from voicebus.services.session.shard import Shard
 
 
 @asynccontextmanager
-async def running(*earlier: Commit) -> AsyncIterator[tuple[Shard, Line]]:
+async def running(*earlier: Commit, decided: str = "") -> AsyncIterator[tuple[Shard, Line]]:
+    """`decided`: the conversation that the last process was deciding when it died."""
     with testing.run_folder() as run, Sockets() as sockets:
         (run / "data").mkdir()
         journal = Journal(run / "data" / "session-0.db")
         journal.write(list(earlier))
         journal.close()
+        (run / "data" / "session-0.attempt").write_text(decided)
         cell = CellSettings(run=str(run), data=str(run / "data"))
         runtime = Runtime("session", 0, cell, SessionSettings(), Endpoints(run))
         with runtime.sockets:
@@ -181,6 +184,77 @@ async def test_a_conversation_that_only_todays_code_ends_is_set_aside() -> None:
 
         assert conversation.ended_us is not None
         assert b"set aside" in conversation.ring[-1][1]
+        await shard.stop()
+
+
+def frame_of(conversation: Conversation, n: int) -> link.ProviderFrame:
+    session_id = conversation.session_id
+    return link.ProviderFrame(session_id=session_id, n=n, generation=1, at_us=1)
+
+
+async def test_who_is_being_read_or_asked_for_its_deadline_is_known_after_a_death(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as (shard, line):
+        await line.ask("open", {"config": {"tools": []}})
+        (conversation,) = shard.conversations.values()
+        file = shard.journal.path.with_suffix(".attempt")
+        marked: dict[str, str] = {}
+
+        def mark(what: str) -> None:
+            marked[what] = file.read_bytes().strip(b"\0").decode()
+
+        def read(*_: object) -> list[inputs.AnyInput]:
+            mark("read")
+            return []
+
+        monkeypatch.setattr(uplink, "from_provider", read)
+        monkeypatch.setattr(conversation, "deadline", lambda: mark("deadline"))
+        shard._from_transport(0, frame_of(conversation, 1), [b"{}"])
+        await shard._writer.idle()
+        mark("at last")
+
+        session_id = conversation.session_id
+        assert marked == {"read": session_id, "deadline": session_id, "at last": ""}
+        await shard.stop()
+
+
+async def test_what_comes_after_the_end_is_acknowledged_and_not_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as (shard, line):
+        opened = await line.ask("open", {"config": {"tools": []}})
+        await line.ask("close", session_id=opened["data"]["session_id"])
+        (conversation,) = shard.conversations.values()
+        frames: list[object] = []
+
+        def read(*given: object) -> list[inputs.AnyInput]:
+            frames.append(given)
+            return []
+
+        monkeypatch.setattr(uplink, "from_provider", read)
+        shard._from_transport(0, frame_of(conversation, 1), [b"{}"])
+        await shard._writer.idle()
+
+        assert conversation.journaled_up == 1
+        assert frames == []
+        await shard.stop()
+
+
+async def test_after_a_death_while_deciding_no_deadline_is_looked_at_before_the_process_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "KNOWN_AFTER_S", 3600.0)
+    session_id = "s0-01m83sy634vxkaw98aw21c62v1"
+    one = Conversation(session_id, OpenAI(), "inc-1", 100, created_us=1)
+    one.feed(requested(session_id), 1)
+
+    async with running(one.take_work().commit, decided=session_id) as (shard, _):
+        await shard._writer.idle()
+        assert shard._timers == {}
+
+        shard._known()
+        assert set(shard._timers) == {session_id}
         await shard.stop()
 
 

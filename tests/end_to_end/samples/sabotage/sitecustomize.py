@@ -4,6 +4,8 @@
 
 - `poison`: the word `raise`, `die` or `spin`. A session process does so when it decides on an
   input that the provider's word "poisoned" is in.
+- `where`: instead of there, in `deadline`, asked of a state that the word is in, or in `read`, of
+  a provider's frame that it is in.
 - `version`: what a session process that starts now calls itself.
 - `clock`: seconds by which the wall clock is wrong; read at each SIGWINCH.
 """
@@ -27,21 +29,29 @@ def _read(name: str) -> str:
     return path.read_text() if path.exists() else ""
 
 
-def _poison(how: str) -> None:
-    from voicebus.services.session.core import step as module  # noqa: PLC0415
+def _poison(how: str, where: str) -> None:
+    from voicebus.services.session import uplink  # noqa: PLC0415
+    from voicebus.services.session.core import step as core  # noqa: PLC0415
 
-    decide = module.step
+    module, name = {
+        "step": (core, "step"),
+        "deadline": (core, "deadline"),
+        "read": (uplink, "from_provider"),
+    }[where]
+    right = getattr(module, name)
 
-    def poisoned(state: Any, event: Any) -> Any:
-        if state.phase != "closed" and "poisoned" in repr(event):
+    def poisoned(*given: Any) -> Any:
+        # The one that was set aside for it is closed, and takes its last steps.
+        is_over = where == "step" and given[0].phase == "closed"
+        if not is_over and "poisoned" in repr(given[1:] or given):
             if how == "raise":
                 raise ZeroDivisionError("poisoned")
             while how == "spin":
                 pass
             os.kill(os.getpid(), signal.SIGABRT)
-        return decide(state, event)
+        return right(*given)
 
-    module.step = poisoned
+    setattr(module, name, poisoned)
 
 
 def _version(name: str) -> None:
@@ -70,4 +80,4 @@ if FOLDER and any(_is(role) for role in ("session", "transport", "dispatcher", "
         if version := _read("version"):
             _version(version)
         if poison := _read("poison"):
-            _poison(poison)
+            _poison(poison, _read("where") or "step")
