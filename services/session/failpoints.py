@@ -9,8 +9,9 @@ import os
 import signal
 import time
 
-PLACES = ("decided", "committed", "published", "sent", "answered", "acknowledged")
-"""In the order of the write path; each stands for "this is done, the next is not"."""
+PLACES = ("decided", "told", "committed", "published", "sent", "answered", "acknowledged")
+"""In the order of the write path; each stands for "this is done, the next is not". `told` counts
+only where there was a flush or a cancel to tell."""
 ON_ITS_WAY_S = 0.1
 """What was sent has left this process by then: ZeroMQ sends on a thread of its own."""
 
@@ -44,6 +45,12 @@ class Failpoints:
         self._left -= 1
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def told(self) -> None:
+        """As `reached`, of a flush or a cancel that has just been sent."""
+        if self._place == "told":
+            time.sleep(ON_ITS_WAY_S)
+            self.reached("told")
 
     def sent(self, frame: bytes | None) -> None:
         """As `reached`, of a frame that has just been sent."""

@@ -227,6 +227,8 @@ class Shard:
             )
         for broadcast in immediate.broadcasts:
             self._audience.cancel(conversation.session_id, broadcast, event.now_us)
+        if immediate.flushes or immediate.broadcasts:
+            self._fail.told()
         self._dirtied(conversation)
 
     def _dirtied(self, conversation: Conversation) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.cells import SCENARIO, Acts
-from tests.end_to_end.support import scene
+from tests.end_to_end.support import Caller, Line, scene
+from voicebus.bus.sockets import Sockets
 from voicebus.cli.testing import Stack
 from voicebus.services.session.failpoints import PLACES
 
@@ -15,7 +16,8 @@ SCENARIOS = Path(__file__).parent / "scenarios"
 StartStack = Callable[..., Stack]
 
 
-@pytest.mark.parametrize("place", PLACES)
+# Nothing is told at once in this story: `told` has stories of its own.
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "told"])
 def test_a_session_process_may_die_between_any_two_steps_of_the_write_path(
     start_stack: StartStack, tmp_path: Path, place: str
 ) -> None:
@@ -44,6 +46,98 @@ def test_a_session_process_may_die_between_any_two_steps_of_the_write_path(
 
     deaths = [line for line in cell.log("supervisord", 500) if "terminated by SIGKILL" in line]
     assert deaths, "the failpoint was never reached"
+
+
+async def interrupted_and_calling(caller: Caller, acts: Acts) -> tuple[str, str]:
+    """One interruption has gone well; another answer sounds, and its tool runs. That response and
+    its call: with `told:2` the process dies when it is interrupted."""
+    await caller.session.send_text("a long tone")
+    await caller.until(lambda: len(caller.pieces()) > 5, "the beginning of the tone")
+    await caller.session.interrupt()
+    await caller.event("interrupted")
+    await caller.session.send_text("story and patience")
+    call = (await caller.event("tool_call_dispatched")).data.call_id
+    turn = caller.found("tool_call_started", call_id=call)[0].data.turn_id
+    await acts.ran(call)
+    await caller.until(lambda: caller.pieces(turn), "the beginning of the story")
+    return turn, call
+
+
+async def goes_on(caller: Caller) -> None:
+    await caller.session.send_text("short tone")
+    await caller.event("assistant_transcript", text="A short tone.")
+
+
+def deaths(cell: Stack) -> int:
+    return sum("terminated by SIGKILL" in line for line in cell.log("supervisord", 500))
+
+
+def test_an_interrupt_that_was_told_and_not_written_is_done_whole_when_it_is_sent_again(
+    start_stack: StartStack, tmp_path: Path
+) -> None:
+    acts = Acts(tmp_path)
+    cell = start_stack(
+        scenario=SCENARIO,
+        tools=acts.specs,
+        settings={"VOICEBUS_SESSION_FAILPOINT": "told:2"},
+    )
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            one.session_was_killed = True
+            caller = await one.caller(plays=True)
+            turn, call = await interrupted_and_calling(caller, acts)
+
+            cause = await caller.session.interrupt()
+            interrupted = await caller.event("interrupted", nth=2)
+            failed = await caller.event("tool_call_failed", call_id=call)
+            await caller.flushed(turn)
+            await goes_on(caller)
+
+            assert deaths(cell) == 1
+            assert interrupted.cause == cause
+            assert turn in interrupted.data.responses
+            assert failed.data.reason == "cancelled"
+            assert acts.done(call) == ["patient", "stopped"]
+            assert len(caller.found("interrupted")) == 2
+
+    asyncio.run(story())
+
+
+def test_an_interrupt_that_was_told_and_not_written_by_a_client_that_is_gone_leaves_nothing_open(
+    start_stack: StartStack, tmp_path: Path
+) -> None:
+    acts = Acts(tmp_path)
+    cell = start_stack(
+        scenario=SCENARIO,
+        tools=acts.specs,
+        settings={"VOICEBUS_SESSION_FAILPOINT": "told:2"},
+    )
+
+    async def story() -> None:
+        async with scene(cell) as one:
+            one.session_was_killed = True
+            caller = await one.caller(plays=True)
+            turn, call = await interrupted_and_calling(caller, acts)
+
+            pid = cell.pids()["session-0"]
+            with Sockets() as sockets:
+                # Not the line of the scene: each command on that one must get its reply.
+                Line(cell.endpoints, sockets).command("interrupt", session_id=caller.id)
+                await cell.ready("session-0", after=pid)
+            failed = await caller.event("tool_call_failed", call_id=call)
+            await caller.flushed(turn)
+            await caller.event("tool_batch_submitted", call_ids=[call])
+            await caller.event("assistant_turn_completed", status="completed", nth=2)
+            await goes_on(caller)
+
+            assert deaths(cell) == 1
+            assert failed.data.reason == "cancelled"
+            assert acts.done(call) == ["patient", "stopped"]
+            assert len(caller.found("interrupted")) == 1, "it is not on record"
+            assert len(caller.found("tool_batch_submitted")) == 1
+
+    asyncio.run(story())
 
 
 @pytest.mark.parametrize("frame", ["response.create", "function_call_output"])

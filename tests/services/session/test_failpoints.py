@@ -14,7 +14,7 @@ def test_an_unarmed_place_does_nothing() -> None:
 
 
 def test_a_place_that_does_not_exist_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(BadFailpoint, match="decided, committed, published"):
+    with pytest.raises(BadFailpoint, match="decided, told, committed"):
         Failpoints("comitted:1")
 
 
@@ -38,6 +38,23 @@ def test_the_process_dies_after_the_frame_that_is_named_and_no_other() -> None:
     )
 
     assert done.stdout == "once\n"
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_what_is_told_at_once_has_left_the_process_before_it_dies() -> None:
+    code = (
+        "from voicebus.services.session import failpoints\n"
+        "failpoints.time.sleep = lambda s: print('sent', flush=True)\n"
+        "f = failpoints.Failpoints('told:1')\n"
+        "f.reached('decided'); print('decided', flush=True)\n"
+        "f.told(); print('alive', flush=True)\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout == "decided\nsent\n"
     assert done.returncode == -signal.SIGKILL
 
 
