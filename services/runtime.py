@@ -51,6 +51,7 @@ COMPLAINT_S = 1.0
 """Between two warnings of one kind about what others send."""
 LAG_LOOK_S = 0.25
 """How often it is looked at how late the loop is."""
+LEAVING = "nothing new is taken; what is there goes on to its end"
 
 
 class CannotStart(RuntimeError):
@@ -89,13 +90,17 @@ class Runtime(Generic[S]):
         )
 
     def ready(self) -> None:
-        """Everything this role needs is there; `voicebus up` waits for this."""
+        """Everything this role needs is there; `voicebus up` waits for this. One that is leaving
+        stays so: it has what it needs, and takes nothing new."""
         if not self._has_settled:
             self._has_settled = True
             # What is there now stays. Looking through it again would stop sound for tens of ms.
             gc.collect()
             gc.freeze()
-        self._enter("ready", None)
+        if self.is_leaving:
+            self._enter("draining", LEAVING)
+        else:
+            self._enter("ready", None)
 
     def waiting(self, why: str) -> None:
         """Not ready, and why: shown by `voicebus up` and `status`."""
@@ -207,7 +212,7 @@ class Runtime(Generic[S]):
     def _leave(self) -> None:
         if not self.is_leaving:
             self.is_leaving = True
-            self._enter("draining", "nothing new is taken; what is there goes on to its end")
+            self._enter("draining", LEAVING)
 
     def _stop(self, number: int) -> None:
         if self.stopping.is_set():

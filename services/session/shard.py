@@ -355,6 +355,8 @@ class Shard:
                 self.links[transport].send(link.Ack(sessions=sessions))
 
     def _journal_changed(self) -> None:
+        if self._reception.draining:
+            return  # it says that it is being stopped
         if self.journal_lost and not self.journal.is_there():
             self._runtime.failing(
                 f"the journal {self.journal.path} was deleted or replaced: new sessions are "
@@ -376,8 +378,7 @@ class Shard:
 
     def _journal_slow(self, is_slow: bool) -> None:
         self.journal_slow = is_slow
-        if not self._reception.draining:
-            self._journal_changed()
+        self._journal_changed()
 
     def _tell_journal_lost(self) -> None:
         """Live conversations go on, and their clients know what a restart would cost."""

@@ -35,6 +35,14 @@ async def serve(runtime):
             await runtime.stopping.wait()
             runtime.draining("one conversation goes on")
             await asyncio.Event().wait()
+        case "healed":
+            runtime.ready()
+            while not runtime.is_leaving:
+                await asyncio.sleep(0.01)
+            runtime.failing("the disk is full")
+            runtime.count("healed")
+            runtime.ready()
+            await runtime.stopping.wait()
         case "short of descriptors":
             enough = asyncio.Event()
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, enough.set)
@@ -186,6 +194,16 @@ def test_a_second_signal_ends_a_service_that_drains(spawn: Spawn, run_dir: Path)
     process.send_signal(signal.SIGTERM)
 
     assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_who_leaves_is_not_ready_again_when_it_is_healed(spawn: Spawn, run_dir: Path) -> None:
+    process = spawn("healed")
+    state(run_dir, is_ready)
+
+    process.send_signal(signal.SIGUSR2)
+
+    healed = state(run_dir, lambda one: "healed" in one.counters)
+    assert healed.state == "draining"
 
 
 def test_a_second_instance_of_a_role_is_refused_and_told_who_runs(

@@ -154,6 +154,26 @@ def full(commits: list[Commit]) -> None:
     raise sqlite3.OperationalError("database or disk is full")
 
 
+async def test_a_disk_that_heals_while_the_process_is_being_stopped_makes_it_not_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as (shard, line):
+        await line.ask("open", {"config": {"tools": []}})
+        (conversation,) = shard.conversations.values()
+        with monkeypatch.context() as disk:
+            disk.setattr(shard.journal, "write", full)
+            shard.feed(conversation, inputs.TalkerSeen(now_us=shard.now_us()))
+            await shard._writer.idle()
+        was_lost = shard.journal_lost
+        told: list[str] = []
+        monkeypatch.setattr(shard._runtime, "ready", lambda: told.append("ready"))
+
+        await shard.stop()
+
+        assert (was_lost, shard.journal_lost) == (True, False), "else this shows nothing"
+        assert told == []
+
+
 async def test_a_catalogue_that_keeps_changing_makes_no_open_wait_longer() -> None:
     async with running() as (shard, _):
         shard.pool.known = True
