@@ -39,6 +39,8 @@ class Pending(msgspec.Struct):
     key: Key
     body_hash: bytes
     routes: list[Route]
+    counted: bool = True
+    """Against the limit of who asked first. What a former life owes counts for nobody."""
 
 
 class Desk:
@@ -76,7 +78,7 @@ class Desk:
     def expect(self, session_id: str, command: str, command_id: str) -> None:
         """A conversation of a former life still owes this reply; a repetition waits for it."""
         key = (session_id, command, command_id)
-        self._pending[key] = Pending(key, b"", [])
+        self._pending[key] = Pending(key, b"", [], counted=False)
         self._owners[(session_id, command_id)] = key
 
     def take(self, route: Route, frames: Frames) -> Command | None:
@@ -179,12 +181,13 @@ class Desk:
             return
         for owner in [owner for owner, owned in self._owners.items() if owned == key]:
             del self._owners[owner]
-        for route in pending.routes[:1]:
-            left = self._waiting.get(route[0], 1) - 1
+        if pending.counted:
+            client = pending.routes[0][0]
+            left = self._waiting.get(client, 1) - 1
             if left > 0:
-                self._waiting[route[0]] = left
+                self._waiting[client] = left
             else:
-                self._waiting.pop(route[0], None)
+                self._waiting.pop(client, None)
         if remember:
             self._done[key] = reply
         for route in pending.routes:

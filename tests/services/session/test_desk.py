@@ -126,6 +126,18 @@ def test_one_client_may_have_so_many_commands_in_flight() -> None:
     assert table.ask(id=ID[:-1] + "3") is not None
 
 
+def test_a_reply_that_a_former_life_owed_makes_no_room_for_one_command_more() -> None:
+    table = Table(in_flight=1)
+    table.desk.expect("s0-x", "update", ID)
+    table.ask(command="update", session_id="s0-x", data={"config": {}})
+    assert table.ask(id=ID[:-1] + "1") is not None
+
+    table.done("s0-x", seq=9)
+
+    assert table.ask(id=ID[:-1] + "2") is None
+    assert table.refusal().startswith("busy: 1 commands of this client")
+
+
 def test_replies_are_forgotten_after_a_while() -> None:
     table = Table()
     table.ask()
