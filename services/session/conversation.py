@@ -12,6 +12,7 @@ from voicebus.bus.messages.commands import RETRY, CommandError
 from voicebus.bus.messages.events import Error, SessionClosed, SessionResumed
 from voicebus.bus.messages.work import CancelCalls, OutcomeAck, SubmitCall, ToDispatcher
 from voicebus.bus.version import VERSION
+from voicebus.services.session import faults
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.state import Call, State
@@ -117,7 +118,7 @@ class Conversation:
                 self.work.granted[event.command_id] = self.ledger.down_n
             return immediate
         except Exception as error:
-            log.error("core.failed", session_id=self.session_id, exc_info=error)
+            log.error("core.failed", session_id=self.session_id, **faults.told(error))
             command_id = getattr(event, "command_id", None)
             message = f"an internal error while handling {type(event).__name__}"
             return self.give_up(f"{message}; this conversation was ended", now_us, command_id)

@@ -17,7 +17,7 @@ from voicebus.bus.messages.system import State as RoleState
 from voicebus.bus.sockets import Frames
 from voicebus.config.settings import SessionSettings
 from voicebus.services.runtime import Runtime
-from voicebus.services.session import uplink
+from voicebus.services.session import faults, uplink
 from voicebus.services.session.attempts import STRIKES, AttemptMark
 from voicebus.services.session.audience import Audience
 from voicebus.services.session.clock import Clock, timer_s
@@ -692,7 +692,7 @@ class Shard:
                     conversation.tell_snapshot_required(now_us)
             except Exception as error:
                 self._log.error(
-                    "session.not_recovered", session_id=stored.session_id, exc_info=error
+                    "session.not_recovered", session_id=stored.session_id, **faults.told(error)
                 )
                 conversation.set_aside(stored, now_us)
             self._attempt.clear()

@@ -10,6 +10,7 @@ from voicebus.bus.messages import link
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import EventHeader
 from voicebus.bus.messages.work import CancelCalls, SubmitCall, ToolSpec
+from voicebus.services.session import conversation as conversations
 from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
@@ -400,7 +401,7 @@ class Stubborn(OpenAI):
 
     def write(self, event_id: str, request: fx.Request) -> dict[str, Any]:
         if isinstance(request, fx.AddUserText):
-            raise ValueError("a bug")
+            raise ValueError(f"a bug with {request}")
         return super().write(event_id, request)
 
 
@@ -425,6 +426,29 @@ def test_a_frame_that_cannot_be_written_ends_this_conversation_and_answers_its_c
     (answer,) = work.answers
     assert isinstance(answer, fx.Refuse)
     assert (answer.command_id, answer.error.code) == ("text-1", "internal")
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+
+    def error(self, event: str, **what: Any) -> None:
+        self.lines.append((event, what))
+
+
+def test_the_log_tells_of_a_bug_and_not_what_was_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversations, "log", log := Log())
+    one = Conversation(SESSION, Stubborn(), "inc-1", ring=100, created_us=1)
+    opened(one)
+    said = {"text": "my pin is 4711"}
+
+    one.feed(i.Commanded(now_us=9, command_id="text-1", command="send_text", data=said), 9)
+
+    ((event, what),) = log.lines
+    assert event == "core.failed"
+    assert what["error"] == "ValueError"
+    assert what["at"][-1].endswith(" write")
+    assert "4711" not in str(what)
 
 
 def test_what_waited_in_a_conversation_that_is_given_up_is_answered() -> None:
