@@ -5,12 +5,16 @@ What was committed here happened; what was not will be told again by those who s
 
 import contextlib
 import os
+import secrets
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import structlog
+
+log = structlog.get_logger("session.journal")
 
 STEPS: tuple[str, ...] = ()
 """SQL that makes a file of schema n + 1 one of schema n + 2. Never changed once it was released;
@@ -27,6 +31,9 @@ REPLIES_TOGETHER = 200
 """Old ones forgotten in one go: some ten milliseconds, which a commit may have to wait."""
 LOOK_EVERY = 1000
 """Steps of SQLite's machine, a millisecond, between two looks whether to go on."""
+FORGET_BYTES = 512 * 1024 * 1024
+"""`forget` does not write a larger file anew. It takes a second or more per 200 MB, and the commits
+of a session process that writes to it wait for that; after BUSY_MS they fail."""
 JANITOR_BUSY_MS = 100
 """To empty the log means to keep the writer out until all readers are gone: not for long."""
 
@@ -403,20 +410,32 @@ def forget(path: Path, session_id: str) -> bool:
     """Leave nothing of a conversation in the file, its log or its unused pages; also while a
     session process writes to it. Whether it was there. Raises sqlite3.Error.
 
-    The file is written anew (see LEFTOVERS), which takes about a second per 200 MB, and the session
-    process waits for that.
+    The file is written anew (see LEFTOVERS), and the session process waits for that. Larger than
+    FORGET_BYTES it is left to that process, or to whoever reads the log, as after retention.
     """
     with contextlib.closing(_connect(path)) as sql:
         sql.execute("pragma temp_store = memory")
         known = sql.execute("select 1 from sessions where session_id = ?", (session_id,)).fetchone()
         if known is None:
             return False
+        mine = secrets.token_hex(8)
         with _transaction(sql):
             _delete(sql, session_id)
-        sql.execute("vacuum")
+            sql.execute("insert or replace into meta values (?, ?)", (LEFTOVERS, mine))
+        size_bytes = path.stat().st_size
+        if size_bytes <= FORGET_BYTES:
+            sql.execute("vacuum")
         (is_busy, *_) = sql.execute("pragma wal_checkpoint(truncate)").fetchone()
         if is_busy:
             raise sqlite3.OperationalError("somebody reads the journal all the time")
+        if size_bytes <= FORGET_BYTES:
+            # Unless the session process has forgotten another one meanwhile. It costs a rewriting
+            # more where it cannot be said.
+            with contextlib.suppress(sqlite3.Error):
+                sql.execute("delete from meta where key = ? and value = ?", (LEFTOVERS, mine))
+        else:
+            why = f"it has {size_bytes} bytes; see docs/operations.md"
+            log.warning("journal.not_rewritten", path=str(path), why=why)
     return True
 
 

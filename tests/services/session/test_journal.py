@@ -453,4 +453,43 @@ def test_a_forgotten_conversation_leaves_no_word_while_the_journal_is_in_use(pat
     assert b"secret" not in bytes_of(path)
     assert journal.events("s0-public", 299, None, 9)[-1] == b"and on"
     assert not forget(path, "s0-secret")
+    assert not journal.has_leftovers()
+    journal.close()
+
+
+def test_a_large_file_is_left_to_its_process_so_that_no_commit_waits_for_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FORGET_BYTES", 0)
+    journal = Journal(path)
+    fill(journal)
+
+    assert forget(path, "s0-secret")
+
+    assert journal.last_seq("s0-secret") is None
+    assert journal.events("s0-secret", 0, None, 9) == []
+    (free,) = journal._writer.execute("pragma freelist_count").fetchone()
+    assert free > 0, "a file that is written anew has none"
+    assert journal.has_leftovers(), "it is owed"
+    journal.rewrite(lambda: False)
+    assert journal.checkpoint(empty_log=True)
+    assert b"secret" not in bytes_of(path)
+    journal.close()
+
+
+def test_a_file_that_could_not_be_written_anew_is_owed_that(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(path)
+    fill(journal)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("begin")
+    reader.execute("select * from sessions").fetchall()
+    monkeypatch.setattr(module, "BUSY_MS", 0)
+
+    with pytest.raises(sqlite3.Error, match="somebody reads"):
+        forget(path, "s0-secret")
+
+    assert journal.has_leftovers()
+    reader.close()
     journal.close()
