@@ -211,9 +211,13 @@ async def _strike(
         if not kinds:  # each kind once before any comes again
             kinds = tormentor.kinds()
             chance.shuffle(kinds)
-        struck = [await tormentor.do(kinds.pop())]
+        tried = [await tormentor.do(kinds.pop())]
         if kinds and chance.random() < DOUBLE_SHARE:
-            struck.append(await tormentor.do(kinds.pop()))
+            tried.append(await tormentor.do(kinds.pop()))
+        struck = [one for one in tried if one is not None]
+        if not struck:
+            await asyncio.sleep(chance.uniform(*PAUSE_S))
+            continue
         result.done += struck
         for fault in struck:
             if not await tormentor.well(fault):

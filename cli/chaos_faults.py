@@ -86,41 +86,38 @@ class Tormentor:
             found.append("cut provider")
         return found
 
-    async def do(self, kind: str) -> Fault:
-        """One fault; returns at once, or after a freeze."""
+    async def do(self, kind: str) -> Fault | None:
+        """One fault; returns at once, or after a freeze. None where nobody was there to feel it:
+        the victim is still coming back from the fault before."""
         how, _, whom = kind.partition(" ")
         if kind == "cut provider" and self._wire is not None:
             now = time.monotonic()
-            self._wire.cut(self._chance)
-            return Fault(kind, "transport-0", 0, now, now)
+            lines = self._wire.cut(self._chance)
+            return Fault(kind, "transport-0", 0, now, now) if lines else None
+        number = signal.SIGKILL if how == "kill" else signal.SIGSTOP
         if whom == "runner":
-            # One that is frozen is woken by its host.
-            return await self._to_runner(kind, signal.SIGKILL if how == "kill" else signal.SIGSTOP)
+            return await self._to_runner(kind, number)  # one that is frozen is woken by its host
         target = self._chance.choice([one for one in self._names if one.startswith(f"{whom}-")])
         program = (await asyncio.to_thread(self._supervisor.now))[target]
         now = time.monotonic()
+        if not _signal(program.pid, number):
+            return None
         fault = Fault(kind, target, program.pid, now, now)
-        if program.pid == 0:
-            return fault  # still coming back from the last one
-        if how == "kill":
-            _signal(program.pid, signal.SIGKILL)
-            return fault
-        _signal(program.pid, signal.SIGSTOP)
-        if self._chance.random() >= LONG_SHARE:
+        if how == "freeze" and self._chance.random() >= LONG_SHARE:
             await asyncio.sleep(self._chance.uniform(*FREEZE_S))
             _signal(program.pid, signal.SIGCONT)
             fault.until = time.monotonic()
         return fault
 
-    async def _to_runner(self, kind: str, number: signal.Signals) -> Fault:
+    async def _to_runner(self, kind: str, number: signal.Signals) -> Fault | None:
         """Or to the fork server they come from."""
         host = (await asyncio.to_thread(self._supervisor.now))["toolhost-0"].pid
         now = time.monotonic()
         with contextlib.suppress(psutil.Error):
             found = psutil.Process(host).children(recursive=True) if host else []
-            if found:
-                _signal(self._chance.choice(found).pid, number)
-        return Fault(kind, "toolhost-0", 0, now, now)
+            if found and _signal(self._chance.choice(found).pid, number):
+                return Fault(kind, "toolhost-0", 0, now, now)
+        return None
 
     async def well(self, fault: Fault) -> bool:
         """Until the victim, and everybody else, is ready. Whether that came about."""
@@ -155,9 +152,15 @@ class Tormentor:
             self._changed.set()
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
+def _signal(pid: int, number: signal.Signals) -> bool:
+    """Whether there was such a process. 0 is none, and would be this one with all its group."""
+    if not pid:
+        return False
+    try:
         os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _role(name: str) -> tuple[str, int]:

@@ -15,7 +15,7 @@ from voicebus.cli import chaos_phone
 from voicebus.client import ClientError, Event, RealtimeClient, RealtimeSession, Sound
 from voicebus.client import audit as rules
 from voicebus.client.errors import CommandRefused, SessionGone
-from voicebus.client.sound import Heard, SoundFlush
+from voicebus.client.sound import Heard
 from voicebus.client.turns import Turns, expect, fold
 
 TURNS = (1, 6)
@@ -55,7 +55,7 @@ class Tally:
     """Events that were fetched again after a hole."""
     faults: list[str] = field(default_factory=list)
     gaps: list[tuple[float, float]] = field(default_factory=list)
-    """(when it ended, seconds): pauses of the sound within an item."""
+    """(when it ended, seconds): pauses of the sound within an answer, see `Pauses`."""
     calls_of: set[str] = field(default_factory=set)
     ended: Counter[str] = field(default_factory=Counter)
     sent: dict[str, list[str]] = field(default_factory=dict)
@@ -212,11 +212,13 @@ class Talker:
             await asyncio.sleep(self._chance.uniform(0.05, 1.2))
             self._tally.interrupts += 1
             await self._tell(session, "interrupt", {})
+            ear.pauses.give_up(time.monotonic())
             quiet = await ear.until(lambda: not ear.is_busy, TURN_S)
             # What the policies leave of an interrupted turn is not waited for: it may be nothing.
             ear.turns = Turns()
         else:
             quiet = await ear.until(lambda: ear.turns.is_quiet, TURN_S)
+        ear.pauses.give_up(begun)
         self._tally.turns += 1
         if not quiet:
             kinds = [one.kind for one in ear.events[before:]]
@@ -288,12 +290,40 @@ class Talker:
         self._tally.faults.append(f"at {at_s:.1f} s: {text}")
 
 
+class Pauses:
+    """The pauses within the answers that one conversation hears. Pure: the time comes in.
+
+    An answer that was cut off goes on as another item of another response, on another connection:
+    for whoever listens that is one pause.
+    """
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+        """When the last piece came of an answer whose end has not come."""
+
+    def heard(self, piece: Heard, now_s: float) -> float | None:
+        """How long the pause was that this piece ends, if it ends one."""
+        since_s = self._since_s
+        if not isinstance(piece, Sound):  # the end, or a flush: silence is in order now
+            self._since_s = None
+            return None
+        self._since_s = now_s
+        return None if since_s is None else now_s - since_s
+
+    def give_up(self, until_s: float) -> None:
+        """No sound follows on what was cut off up to then: its caller has interrupted, or has had
+        the next answer, and that was silent."""
+        if self._since_s is not None and self._since_s <= until_s:
+            self._since_s = None
+
+
 class Ear:
     """What one conversation hears."""
 
     def __init__(self, session: Conversation, tally: Tally) -> None:
         self.events: list[Event] = []
         self.turns = Turns()
+        self.pauses = Pauses()
         self._session = session
         self._tally = tally
         self._changed = asyncio.Event()
@@ -336,18 +366,11 @@ class Ear:
             self._changed.set()
 
     async def _listen(self) -> None:
-        item, at = "", 0.0
         async for piece in self._session.audio_output():
             now = time.monotonic()
-            match piece:
-                case Sound():
-                    if piece.item_id == item:
-                        self._tally.gaps.append((now, now - at))
-                    item, at = piece.item_id, now
-                case SoundFlush():
-                    item = ""
-                case _:
-                    item = ""
+            pause_s = self.pauses.heard(piece, now)
+            if pause_s is not None:
+                self._tally.gaps.append((now, pause_s))
 
 
 async def _kept(client: RealtimeClient, session_id: str) -> list[dict[str, Any]]:

@@ -16,6 +16,11 @@ def test_random_faults_lose_nothing_and_repeat_nothing() -> None:
     assert report["lost_or_repeated"] == []
     assert done.exit_code == 0
     assert report["faults_done"] >= 3
+    assert report["faults_done"] == sum(one["times"] for one in report["by_kind"].values())
+    for one in report["by_kind"].values():
+        assert 0 <= one["ready_median_s"] <= one["ready_max_s"]
+        assert one["served_max_s"] >= 0
+        assert one["gap_max_s"] >= 0
     assert report["turns"] > 5
     assert report["calls"] > 0
     assert report["conversations_by_gateway"] > 0
