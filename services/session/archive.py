@@ -1,5 +1,6 @@
 """A journal read from outside, while its session process writes to it or on another machine."""
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,3 +75,22 @@ class Archive:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def is_in_use(path: Path) -> bool:
+    """Whether somebody has this file open as a database: a session process that writes to it, or a
+    reader. Raises sqlite3.Error.
+
+    Each connection shares a lock of the file for as long as it is there, and whoever is alone can
+    have it exclusively. SQLite itself asks so which connection is the last to leave.
+    """
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as sql:
+        sql.execute("pragma locking_mode = exclusive")
+        try:
+            sql.execute("begin exclusive")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+                return True
+            raise
+        sql.execute("rollback")
+    return False

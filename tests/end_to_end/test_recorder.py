@@ -301,6 +301,10 @@ async def test_a_forgotten_conversation_leaves_no_word_anywhere(start_stack: Sta
                 await caller.event("assistant_heard")
             await cell.ready("session-0", after=cell.kill("session-0"))
             await gone.turn("once more: carpenter")
+            data = str(cell.run_dir / "data")
+            code, _, refused = await voicebus("forget", gone.id, "--data", data)
+            assert code == 1
+            assert "close the call first" in refused
             for caller in (gone, kept):
                 await caller.close()
                 await recorded.of(caller.id)
