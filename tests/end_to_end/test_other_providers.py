@@ -508,6 +508,7 @@ async def test_there_are_exactly_as_many_sessions_as_allowed(cell: Stack) -> Non
         assert len(opened) == MAX_SESSIONS
         assert {(one["code"], one["retry"]) for one in refused} == {("busy", True)}
         assert f"max_sessions) is {MAX_SESSIONS}" in refused[0]["message"]
+        assert all(one["after_ms"] > 0 for one in refused)
         await on.line.ask("close", session_id=opened[0])
         again = await on.line.ask("open")
         assert again["ok"], again
