@@ -1,8 +1,13 @@
+import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from voicebus.cli import main
 from voicebus.cli.soak import Sample, _own_kb, draw, growth, judge, verdict
 
 
@@ -91,3 +96,38 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
 
     assert draw(samples(3), tmp_path / "soak.png")
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("mb_per_hour", "lost", "code", "told"),
+    [
+        (0.0, [], 0, "no growth"),
+        (8.0, [], 1, "GROWS by more than 1 %"),
+        (0.0, ["an event was lost"], 1, "1 lost or repeated"),
+    ],
+)
+def test_a_soak_in_which_memory_grows_or_anything_is_lost_fails(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mb_per_hour: float,
+    lost: list[str],
+    code: int,
+    told: str,
+) -> None:
+    """An hour is told here; the conversations of a real one are those of chaos."""
+
+    async def an_hour(*given: Any) -> None:
+        *_, result, taken = given
+        result.tally.faults += lost
+        taken += samples(60, mb_per_hour=mb_per_hour)
+
+    stack = SimpleNamespace(start=lambda wish: None, stop=lambda folder: None)
+    monkeypatch.setattr("voicebus.cli.soak.stack", stack)
+    monkeypatch.setattr("voicebus.cli.soak._run", an_hour)
+    words = ["soak", "--out", str(tmp_path)]
+
+    done = CliRunner().invoke(main.build(words), words)
+
+    assert done.exit_code == code, done.output
+    assert told in done.output
+    assert json.loads((tmp_path / "soak.json").read_text())["grows"] == (mb_per_hour > 0)

@@ -2,6 +2,7 @@
 
 import resource
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,8 +15,26 @@ from tests.end_to_end.support import Caller, Header, Scene, scene, voicebus
 from voicebus.bus import testing
 from voicebus.cli.testing import Stack
 from voicebus.client import RealtimeClient
+from voicebus.services.session.journal import Journal
 
 LETTER = b"this is no database, it is a letter to a friend\n" * 100
+CANNOT_BE_NOBODY = 3
+AS_NOBODY = f"""
+import os, pathlib, sys
+from voicebus.services.session.journal import Journal, JournalUnusable
+if os.geteuid() == 0:  # whom no permission binds
+    try:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+    except OSError as error:
+        print(error)
+        sys.exit({CANNOT_BE_NOBODY})
+try:
+    Journal(pathlib.Path(sys.argv[1]))
+except JournalUnusable as error:
+    print(error)
+"""
 
 
 def _newer(path: Path) -> None:
@@ -67,6 +86,31 @@ async def test_a_journal_that_cannot_be_used_is_named_and_left_as_it_is(
         assert "Traceback" not in err
         assert (path.read_bytes() if data.is_dir() else data.read_bytes()) == before
         assert not testing.left_behind(folder)
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["no file", "a journal"])
+def test_a_folder_that_may_only_be_read_is_named_and_left_as_it_is(is_there: bool) -> None:
+    with testing.run_folder() as folder:
+        folder.chmod(0o755)
+        data = folder / "data"
+        path = data / "session-0.db"
+        data.mkdir()
+        if is_there:
+            Journal(path).close()
+            path.chmod(0o644)
+        before = {one.name: one.read_bytes() for one in data.iterdir()}
+
+        data.chmod(0o555)
+        words = [sys.executable, "-c", AS_NOBODY, str(path)]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        data.chmod(0o755)
+
+        if done.returncode == CANNOT_BE_NOBODY:
+            pytest.skip(f"root may write everywhere, and nobody can be had: {done.stdout}")
+        assert done.returncode == 0, done.stderr
+        assert f"the journal {path} cannot be used: " in done.stdout
+        assert "make the folder writable" in done.stdout
+        assert {one.name: one.read_bytes() for one in data.iterdir()} == before
 
 
 @pytest.fixture(scope="module")
