@@ -9,6 +9,7 @@ import struct
 import sys
 from typing import Any
 
+import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 
@@ -286,6 +287,36 @@ async def test_a_text_that_was_not_acknowledged_is_said_again(cell: Stack) -> No
         await _heard(caller, "resp_again")
 
         assert _said_again(again)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prlimit")
+async def test_a_transport_without_descriptors_says_so_and_dials_once_it_has_some(
+    cell: Stack,
+) -> None:
+    async with Provider(PORT) as provider, scene(cell) as on:
+        caller = await on.caller()
+        call = await provider.call()
+        await _asked(caller, call)
+        await _answer(call, "resp_1")
+        await _heard(caller, "resp_1")
+        process = psutil.Process(cell.pids()["transport-0"])
+        soft, hard = process.rlimit(psutil.RLIMIT_NOFILE)
+
+        # Not even the descriptor of the connection that ends can be had again.
+        process.rlimit(psutil.RLIMIT_NOFILE, (3, hard))
+        try:
+            call.cut()
+            refused = await caller.event("session_reconnecting", attempt=2)
+        finally:
+            process.rlimit(psutil.RLIMIT_NOFILE, (soft, hard))
+        await caller.event("session_resumed")
+        again = await provider.call()
+        await _asked(caller, again)
+        await _answer(again, "resp_2")
+        await _heard(caller, "resp_2")
+
+        assert "Too many open files" in refused.data.reason
+        assert cell.pids()["transport-0"] == process.pid
 
 
 @pytest.mark.parametrize("code", [1000, 1008, 4000])
