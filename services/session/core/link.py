@@ -203,6 +203,8 @@ def next_update(d: Draft) -> None:
 def _commit(d: Draft, wanted: Update) -> None:
     changes = {field: getattr(wanted.config, field) for field in wanted.fields}
     d.s.config = replace(d.s.config, **changes)
+    if "lease_s" in wanted.fields:
+        renew(d)  # by the new one: whoever asked for it was there
     if "tools" in wanted.fields:
         d.s.tools, d.s.client_tools = wanted.tools, wanted.client_tools
 

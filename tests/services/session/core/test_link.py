@@ -475,6 +475,30 @@ def test_a_clock_that_was_set_back_lengthens_no_lease() -> None:
     assert closed.reason == "abandoned"
 
 
+def test_a_lease_that_is_made_longer_holds_at_once() -> None:
+    stage = Stage(SessionConfig(lease_s=60))
+    stage.play(update("lease_s", lease_s=3600.0))
+
+    assert of(stage.wait(3599), SessionClosed) == []
+    assert of(stage.wait(2), SessionClosed)
+
+
+def test_a_lease_that_waits_with_other_fields_holds_when_they_are_confirmed() -> None:
+    stage = Stage(SessionConfig(lease_s=60))
+    stage.play(update("voice", "lease_s", voice="ash", lease_s=3600.0))
+    stage.wait(5)
+    stage.play(CONFIRMED)
+
+    assert of(stage.wait(3599), SessionClosed) == []
+
+
+def test_a_lease_that_is_made_shorter_holds_at_once_too() -> None:
+    stage = Stage(SessionConfig(lease_s=3600))
+    stage.play(update("lease_s", lease_s=60.0))
+
+    assert of(stage.wait(61), SessionClosed)
+
+
 def test_a_session_has_a_longest_duration() -> None:
     stage = Stage(SessionConfig(max_duration_s=30))
 
