@@ -488,8 +488,13 @@ def output_refused(d: Draft, call_id: str) -> None:
 
 
 def _as_context(d: Draft, call: Call, output: str) -> None:
+    d.tell(as_context(call, output), ref=call.call_id)
+
+
+def as_context(call: Call, output: str) -> str:
+    """What a connection is told that never saw the call."""
     args = msgspec.json.encode(call.args).decode()
-    d.tell(f"The tool {call.name}, asked for with {args}, has answered: {output}", ref=call.call_id)
+    return f"The tool {call.name}, asked for with {args}, has answered: {output}"
 
 
 # --- interruption -----------------------------------------------------------------------------

@@ -132,6 +132,7 @@ def _replay_history(d: Draft) -> bool:
     complete = True
     by_item = {call.item_id: call for call in d.s.calls.values()}
     waiting = {ref for _, ref in d.s.untold}
+    context = {record.text for _, record in items.in_order(d.s) if record.item.role == "system"}
     for item_id, record in items.in_order(d.s):
         item = record.item
         given = d.s.given.get(item_id)
@@ -143,6 +144,8 @@ def _replay_history(d: Draft) -> bool:
                 pass  # it ended while there was no connection, and is told as context
             elif call is not None and call.generation == d.s.generation:
                 pass  # of this connection, which answered before it was configured
+            elif call is not None and calls.as_context(call, call.output) in context:
+                pass  # it was told so to a connection in between, and that item is told again
             elif call is not None and call.told == "output":
                 d.ask(
                     fx.AddCall(call.call_id, call.name, call.arguments, item_id),

@@ -437,6 +437,38 @@ def test_a_tool_that_ends_while_there_is_no_connection_is_told_on_the_next() -> 
     assert len(of(told, fx.CreateResponse)) == 1
 
 
+def told_as_context() -> tuple[Stage, fx.AddContext]:
+    """A call of the first connection whose result the second one was told."""
+    stage = Stage(tools=[tool("search")])
+    begun, written = call("r1", "c1", "search")
+    stands = i.ItemAdded(item=call_item("c1", "search"), previous_item_id="root")
+    stage.play(created("r1"), begun, stands, written, done("r1"), cut())
+    reconnect(stage)
+    (context,) = of(stage.play(tool_ok("c1", "it rains")), fx.AddContext)
+    return stage, context
+
+
+def test_a_result_that_was_told_as_context_is_told_once_to_the_connection_after_that() -> None:
+    stage, context = told_as_context()
+    stage.play(*said("s1", "system", context.text), cut(generation=2))
+
+    third = requests(reconnect(stage, 3))
+
+    assert [one for one in third if "it rains" in repr(one)] == [
+        fx.AddMessage("system", context.text, "s1")
+    ]
+    assert not [one for one in third if isinstance(one, fx.AddCall)]
+
+
+def test_a_result_of_which_the_connection_never_said_that_it_has_it_is_told_again() -> None:
+    stage, _ = told_as_context()
+    stage.play(cut(generation=2))
+
+    third = requests(reconnect(stage, 3))
+
+    assert [one for one in third if "it rains" in repr(one)] == [fx.AddOutput("c1", "it rains")]
+
+
 def test_commands_that_come_meanwhile_are_done_afterwards() -> None:
     stage = Stage()
     stage.play(cut())
