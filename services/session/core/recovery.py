@@ -129,6 +129,9 @@ def resumed(d: Draft) -> None:
 
 def _replay_history(d: Draft) -> bool:
     """Ask for every item that still counts. Returns whether nothing had to be left out."""
+    if d.s.config.session_type == "transcription":
+        # Nobody answers there: nothing is context. But what was not written down yet is lost.
+        return all(one.text for _, one in items.in_order(d.s) if one.item.role == "user")
     complete = True
     by_item = {call.item_id: call for call in d.s.calls.values()}
     waiting = {ref for _, ref in d.s.untold}

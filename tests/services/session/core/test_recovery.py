@@ -334,6 +334,23 @@ def test_an_image_is_told_again_as_it_was_given() -> None:
     assert [one.history for one in of(told, SessionResumed)] == ["complete"]
 
 
+def test_where_nobody_answers_nothing_is_told_again() -> None:
+    stage = Stage(SessionConfig(session_type="transcription"))
+    stage.play(*said("u1", "user", "hello"), cut())
+
+    again = reconnect(stage)
+
+    assert of(again, fx.AddMessage) == []
+    assert [one.history for one in of(again, SessionResumed)] == ["complete"]
+
+
+def test_where_nobody_answers_what_was_not_written_down_is_missed() -> None:
+    stage = Stage(SessionConfig(session_type="transcription"))
+    stage.play(i.InputCommitted(item_id="u1"), cut())
+
+    assert [one.history for one in of(reconnect(stage), SessionResumed)] == ["partial"]
+
+
 def test_events_that_the_transport_lost_make_the_history_partial() -> None:
     stage = Stage()
     stage.play(i.ProviderDisconnected(generation=1, code=1006, events_lost=True))
