@@ -86,6 +86,9 @@ class Conversation:
         """The last frame down that may be sent: the journal has it."""
         self.journaled_up = 0
         """The last event of the transport's that is safe here."""
+        self._greeted_down = 0
+        """The last frame down that was sent when its transport was greeted: if it has done more by
+        then, a process before this one has sent it."""
         self.line = 0
         """Counts the transports' starts that this conversation has been on: numbers of an earlier
         one mean nothing now."""
@@ -281,6 +284,30 @@ class Conversation:
             due.append(self.held.popleft()[1])
         return due
 
+    def greeted(self) -> int:
+        """Its transport is greeted. Returns the last event of that which is safe here."""
+        self._greeted_down = self.committed_down
+        return self.journaled_up
+
+    def welcomed(self, n: int) -> int:
+        """The transport had done the frames down up to `n`. Returns how many of those nobody knows:
+        they are of a process that died with a journal which it could not write. It takes whatever
+        is sent under their numbers for theirs, until `go_on_behind`."""
+        unknown = max(0, n - self._greeted_down)
+        self._greeted_down = max(self._greeted_down, n)
+        self.committed_down = max(self.committed_down, n)
+        return unknown
+
+    def go_on_behind(self, n: int, orders_unknown: int) -> None:
+        """Frames down are numbered behind `n`. One that has ended hangs up again: the transport may
+        have taken the first time for something else."""
+        self.ledger.down_n = max(self.ledger.down_n, n)
+        if self.ended_us is not None:
+            # As many of them may have been to dial; a hang-up of an older connection is refused.
+            generation = self.state.generation + orders_unknown
+            self.state = msgspec.structs.replace(self.state, generation=generation)
+            self._collect([fx.HangUp()], self.ended_us)
+
     def hold(self, reply: StoredReply, done: Work) -> bool:
         """Keep a reply back until the transport knows the token in it. Returns whether it must."""
         n = done.granted.get(reply.id, 0)
@@ -294,6 +321,7 @@ class Conversation:
         self.outbox.clear()
         self.held.clear()
         self.delivered = self.committed_down = self.journaled_up = 0
+        self._greeted_down = 0
         self.reached_transport = False
         self.ledger.down_n = self.ledger.up_n = 0
         self.line += 1

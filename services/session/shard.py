@@ -42,6 +42,9 @@ the health listener has heard it and takes its silence for what it is, not for a
 connects again at least every half second."""
 GRANT_S = 0.5
 """So long a reply waits for the transport to know the token in it."""
+REDECIDED_S = 1.0
+"""Where a process has died with a journal that it could not write: so long what the transport has
+kept is decided again, before the connection is left of which nobody knows the rest."""
 MOVE_EVERY_S = 0.1
 MOVE_TOGETHER = 10
 """So many conversations at once leave a transport that is being stopped: each dials."""
@@ -330,7 +333,7 @@ class Shard:
             # None for one that ended as it was found, on a transport that this cell has no more.
             transport = self.links.get(conversation.state.transport)
             for n, header, payload in done.down:
-                conversation.committed_down = n
+                conversation.committed_down = max(conversation.committed_down, n)
                 if transport is not None:
                     transport.send_raw(header, payload)
                 self._fail.sent(payload)
@@ -391,8 +394,9 @@ class Shard:
     # --- the transport ------------------------------------------------------------------------
 
     def _heads_up(self, transport: int) -> dict[str, int]:
+        """What a Hello says of its conversations."""
         return {
-            session_id: conversation.journaled_up
+            session_id: conversation.greeted()
             for session_id, conversation in self.conversations.items()
             if conversation.state.transport == transport
         }
@@ -424,6 +428,15 @@ class Shard:
                 continue
             n = message.sessions.get(conversation.session_id)
             if n is not None:
+                if unknown := conversation.welcomed(n):
+                    self._log.warning(
+                        "session.orders_unknown",
+                        session_id=conversation.session_id,
+                        orders=unknown,
+                    )
+                    asyncio.get_running_loop().call_later(
+                        REDECIDED_S, self._redecided, conversation, conversation.line, n, unknown
+                    )
                 self._acknowledged(conversation, n)
             elif conversation.reached_transport:
                 conversation.forgotten()
@@ -435,6 +448,17 @@ class Shard:
                 continue
             conversation.unattended_s = 0.0  # its transport has kept the line
             self._send_again(conversation)
+
+    def _redecided(self, conversation: Conversation, line: int, n: int, unknown: int) -> None:
+        """Leave a connection of which nobody knows all that was ordered. What was ordered since
+        and taken for that is asked for again on the next one."""
+        if conversation.line != line or self._has_stopped:
+            return
+        conversation.go_on_behind(n, unknown)
+        if conversation.ended_us is None:
+            self.feed(conversation, i.TransportLost(now_us=self.now_us(), orders_unknown=unknown))
+        else:
+            self._dirtied(conversation)
 
     def _acknowledged(self, conversation: Conversation, n: int) -> None:
         for reply in conversation.acknowledged(n):

@@ -201,6 +201,9 @@ async def test_a_process_that_dies_with_an_unwritten_journal_is_followed_by_one_
         await caller.turn("short tone")
         await caller.event("error", code="journal_lost")
         await cell.ready("session-0", after=cell.kill("session-0"))
+        # What the texts of that time have asked of the provider nobody knows any more.
+        resumed = await caller.event("session_resumed")
+        known = len(caller.found("assistant_transcript"))
         await caller.turn("short tone")
         await caller.close()
 
@@ -210,4 +213,7 @@ async def test_a_process_that_dies_with_an_unwritten_journal_is_followed_by_one_
             one.data.code for one in caller.found("error") if one.header.inc == before
         ]
         assert "assistant_turn_started" in later
+        assert resumed.header.inc == after
+        answers = [one.data.text for one in caller.found("assistant_transcript")[known:]]
+        assert answers[-1] == "A short tone."
         assert later[-1] == "session_closed"

@@ -113,6 +113,9 @@ class TransportLost(Input, frozen=True, kw_only=True):
     audio_out: str = ""
     unattended_s: float = 0.0
     """No session process was there either, until so long after the talker's lease had ended."""
+    orders_unknown: int = 0
+    """Not the transport is lost but what it knows of us: so many of its orders came from a session
+    process that died with a journal which it could not write."""
 
 
 class TransportLeft(Input, frozen=True, kw_only=True):

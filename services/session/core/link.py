@@ -251,7 +251,8 @@ def disconnected(d: Draft, event: i.ProviderDisconnected) -> None:
 
 
 def transport_lost(d: Draft, event: i.TransportLost) -> None:
-    """The transport process is gone: what it had not handed up is lost."""
+    """The transport process is gone: what it had not handed up is lost. Or it is there, and what
+    it was asked to do is unknown: nothing is certain of its connection but that it is to end."""
     if d.s.phase == "closed":
         return
     if event.unattended_s > FORGOTTEN_S:
@@ -266,10 +267,14 @@ def transport_lost(d: Draft, event: i.TransportLost) -> None:
     if event.transport is not None:
         d.s.transport, d.s.sound = event.transport, (event.audio_in, event.audio_out)
         why = "the transport process is gone, and the provider's connection; another takes over"
+    if event.orders_unknown:
+        # Each of them may have been to dial: the transport dials no number that it knows.
+        d.s.generation += event.orders_unknown
+        why = "the session process died with a journal that it could not write"
     if not d.s.opened_once or not recovery.lost(
         d, why, turn_reason="transport_lost", events_lost=True
     ):
-        close(d, "transport_lost", message=why, hang_up=False)
+        close(d, "transport_lost", message=why, hang_up=event.orders_unknown > 0)
 
 
 def transport_left(d: Draft, event: i.TransportLeft) -> None:

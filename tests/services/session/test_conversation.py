@@ -391,6 +391,92 @@ def test_numbers_begin_anew_at_another_transport_and_the_old_one_is_told_to_hang
     assert before.line != work.line == one.line
 
 
+# --- a predecessor that died with a journal it could not write ------------------------------------
+
+
+def recovered() -> Conversation:
+    """Whose journal knows of four frames down."""
+    one = conversation()
+    opened(one)
+    two = conversation("inc-2")
+    two.recover(stored([one.take_work()]))
+    two.greeted()
+    return two
+
+
+def text(now_us: int) -> i.Commanded:
+    return i.Commanded(now_us=now_us, command_id="text-1", command="send_text", data={"text": "hi"})
+
+
+def test_frames_down_are_numbered_behind_those_that_no_journal_knows() -> None:
+    one = recovered()
+
+    assert one.welcomed(9) == 5
+    one.acknowledged(9)
+    one.go_on_behind(9, 5)
+    one.feed(text(9), 9)
+    one.take_snapshot()
+
+    work = one.take_work()
+    assert [n for n, _, _ in work.down] == [10, 11], "below, they count as repetitions"
+    two = conversation("inc-3")
+    two.recover(stored([work]))
+    assert (two.delivered, sorted(two.outbox)) == (9, [10, 11])
+
+
+def test_a_transport_that_has_done_what_the_journal_knows_has_done_nothing_else() -> None:
+    one = recovered()
+
+    assert one.welcomed(4) == 0
+    one.committed_down = 6  # sent
+    one.greeted()
+    assert one.welcomed(6) == 0, "these are its own"
+    assert one.welcomed(7) == 1
+    assert one.welcomed(7) == 0, "that is known by now"
+
+
+def test_what_was_taken_for_those_is_asked_for_on_the_next_connection() -> None:
+    one = recovered()
+    one.welcomed(9)
+    one.feed(text(9), 9)
+    one.take_work()
+    one.go_on_behind(9, 5)
+
+    for event in (
+        i.TransportLost(now_us=10, orders_unknown=5),
+        i.TimePassed(now_us=1_000_000),
+        i.ProviderConnected(now_us=1_000_001, generation=7),
+        i.ProviderSessionCreated(now_us=1_000_002),
+        i.ProviderSessionUpdated(now_us=1_000_003, session={}),
+    ):
+        one.feed(event, event.now_us)
+
+    down = one.take_work().down
+    assert [n for n, _, _ in down] == list(range(10, 10 + len(down)))
+    asked = [msgspec.json.decode(payload) for _, _, payload in down if payload is not None]
+    kinds = [frame["type"] for frame in asked]
+    assert kinds == ["session.update", "conversation.item.create", "response.create"]
+    assert asked[1]["item"]["content"] == [{"type": "input_text", "text": "hi"}]
+
+
+def test_who_has_ended_meanwhile_hangs_up_again_behind_them() -> None:
+    one = conversation()
+    opened(one)
+    two = conversation("inc-2")
+    two.set_aside(stored([one.take_work()]), 9)
+    two.greeted()
+    two.welcomed(9)
+    two.acknowledged(9)
+    assert two.outbox == {}, "the transport takes the first for something else"
+
+    two.go_on_behind(9, 5)
+
+    assert sorted(two.outbox) == [10]
+    hang_up = DOWN.decode(two.outbox[10][0])
+    assert isinstance(hang_up, link.HangUp)
+    assert hang_up.generation == 6, "all five may have been to dial"
+
+
 def one_more(work: Work) -> int:
     """The number after the last frame down of this work."""
     return work.down[-1][0] + 1

@@ -299,7 +299,8 @@ def requested(session_id: str) -> inputs.SessionRequested:
 class Transport:
     """The transport's end of the link: says welcome, and acknowledges when it is told to."""
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, done: dict[str, int] | None = None) -> None:
+        self._done = done or {}
         endpoints, sockets = shard._runtime.endpoints, shard._runtime.sockets
         self._downs: Codec[link.ANY_DOWN] = Codec(link.ANY_DOWN, what="link")
         self._socket = sockets.router(endpoints.link(0), self._received)
@@ -312,7 +313,12 @@ class Transport:
         message, _ = self._downs.decode(frames)
         if isinstance(message, link.Hello):
             welcome = link.LinkWelcome(
-                transport=0, inc="t", protocol=(1,), sessions={}, audio_in="", audio_out=""
+                transport=0,
+                inc="t",
+                protocol=(1,),
+                sessions=self._done,
+                audio_in="",
+                audio_out="",
             )
             self._socket.send(route, [encode(welcome)])
         elif isinstance(message, link.Numbered):
@@ -370,3 +376,30 @@ async def test_a_reply_that_waits_for_the_transport_is_sent_before_the_end(
         await shard.stop()
 
         assert (await line.reply(command))["ok"]
+
+
+async def test_a_connection_of_which_a_dead_process_has_ordered_unknown_things_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "REDECIDED_S", 0.0)
+    session_id = "s0-01m83sy634vxkaw98aw21c62v1"
+    one = Conversation(session_id, OpenAI(), "inc-1", 100, created_us=1)
+    for event in (
+        requested(session_id),
+        inputs.ProviderConnected(now_us=2, generation=1),
+        inputs.ProviderSessionCreated(now_us=3),
+        inputs.ProviderSessionUpdated(now_us=4, session={}),
+    ):
+        one.feed(event, event.now_us)
+    work = one.take_work()
+    known = work.down[-1][0]
+
+    async with running(work.commit) as (shard, _):
+        transport = Transport(shard, done={session_id: known + 5})
+        await transport.ordered(known + 7)
+
+        token, dial = (transport.orders[known + n] for n in (6, 7))
+        assert isinstance(token, link.GrantToken)
+        assert isinstance(dial, link.Dial)
+        assert dial.generation == 1 + 5 + 1
+        await shard.stop()

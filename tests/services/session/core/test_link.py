@@ -146,6 +146,27 @@ def test_a_restarted_transport_is_replaced_in_an_open_session() -> None:
     assert len(of(effects, SessionReconnecting)) == 1
 
 
+def test_a_connection_of_which_nobody_knows_what_was_ordered_is_replaced() -> None:
+    stage = Stage()
+    stage.play(created("r1"))
+
+    told = stage.play(i.TransportLost(orders_unknown=5))
+    dialled = stage.wait(0.2)
+
+    (lost,) = of(told, SessionReconnecting)
+    assert "journal" in lost.reason
+    assert of(dialled, fx.Grant), "nobody knows which tokens the transport was told"
+    # A transport dials no generation twice, and all five may have been to dial.
+    assert [one.generation for one in of(dialled, fx.Dial)] == [7]
+
+
+def test_one_that_was_never_open_is_hung_up_since_its_transport_is_there() -> None:
+    effects = configuring().play(i.TransportLost(orders_unknown=5))
+
+    assert [one.reason for one in of(effects, SessionClosed)] == ["transport_lost"]
+    assert len(of(effects, fx.HangUp)) == 1
+
+
 @pytest.mark.parametrize("why", [i.TransportLost, i.TransportLeft])
 def test_the_next_connection_is_dialled_where_the_shard_says(why: Any) -> None:
     stage = Stage()
