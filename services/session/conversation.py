@@ -12,6 +12,7 @@ from voicebus.bus.messages.commands import RETRY, CommandError
 from voicebus.bus.messages.events import Error, SessionClosed, SessionResumed
 from voicebus.bus.messages.work import CancelCalls, OutcomeAck, SubmitCall, ToDispatcher
 from voicebus.bus.version import VERSION
+from voicebus.services.patience import Patience
 from voicebus.services.session import faults
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
@@ -89,6 +90,7 @@ class Conversation:
         self._greeted_down = 0
         """The last frame down that was sent when its transport was greeted: if it has done more by
         then, a process before this one has sent it."""
+        self._patience = Patience()
         self.line = 0
         """Counts the transports' starts that this conversation has been on: numbers of an earlier
         one mean nothing now."""
@@ -307,6 +309,12 @@ class Conversation:
             generation = self.state.generation + orders_unknown
             self.state = msgspec.structs.replace(self.state, generation=generation)
             self._collect([fx.HangUp()], self.ended_us)
+
+    def is_stuck(self, now_s: float, *, is_there: bool) -> bool:
+        """Whether what was sent down is to be sent again, as perhaps lost on the way."""
+        oldest = next(iter(self.outbox), 0)
+        sent = oldest if oldest <= self.committed_down else 0
+        return self._patience.is_over(sent, now_s, is_there=is_there)
 
     def hold(self, reply: StoredReply, done: Work) -> bool:
         """Keep a reply back until the transport knows the token in it. Returns whether it must."""

@@ -73,6 +73,11 @@ class Homes:
         """Whether it takes nothing new: it is being stopped, or has been."""
         return self._homes[number].state in ("draining", "stopped")
 
+    def is_heard(self, number: int, now_s: float) -> bool:
+        """Whether it is one of ours and has given a sign of life lately."""
+        home = self._homes.get(number)
+        return home is not None and now_s - home.heard_s < SILENT_S
+
     def is_gone(self, number: int, now_s: float) -> bool:
         """Whether its conversations should not wait for it any longer."""
         return now_s - self._homes[number].heard_s >= GONE_S
@@ -95,7 +100,7 @@ class Homes:
 
     def _is_well(self, number: int, now_s: float) -> bool:
         home = self._homes[number]
-        return home.state in (None, "ready") and now_s - home.heard_s < SILENT_S
+        return home.state in (None, "ready") and self.is_heard(number, now_s)
 
     def _least(self, numbers: list[int], load: Mapping[int, int]) -> int:
         # Where all are equal, each shard begins with another one.

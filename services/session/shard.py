@@ -185,6 +185,7 @@ class Shard:
                     self._without(transport.transport)
             # Costs nothing while the dispatcher knows us; else somebody else has said to be us.
             self.pool.follow()
+            self._send_lost_again(time.monotonic())
             self._desk.forget_old(journaled=not self.journal_lost)
             self._writer.retry()
             if ticks % 10 == 0 and self._tidying is None:
@@ -469,6 +470,15 @@ class Shard:
         for n, (header, body) in sorted(conversation.outbox.items()):
             if n <= conversation.committed_down:
                 self.links[conversation.state.transport].send_raw(header, body)
+
+    def _send_lost_again(self, now_s: float) -> None:
+        """A transport that was frozen is disconnected and comes back without a word: what was under
+        way to it is lost. It does no order twice."""
+        for conversation in self.conversations.values():
+            is_there = self._homes.is_heard(conversation.state.transport, now_s)
+            if conversation.is_stuck(now_s, is_there=is_there):
+                self._runtime.count("link_resends")
+                self._send_again(conversation)
 
     def _numbered(self, transport: int, message: link.Event, payload: Frames) -> None:
         conversation = self.conversations.get(message.session_id)

@@ -5,6 +5,7 @@ from typing import Generic, Protocol, TypeVar
 
 from voicebus.bus.sockets import Route, Sent
 from voicebus.services.pace import Pace
+from voicebus.services.patience import Patience
 from voicebus.services.transport.ring import Ring
 
 RETRY_S = 0.05
@@ -12,8 +13,6 @@ RETRY_S = 0.05
 AGAIN_S = 0.1
 BURST = 256
 """Events of one session sent in one go; the others get their turn between."""
-RESEND_AFTER_S = 2.0
-RESEND_AT_MOST_S = 60.0
 
 
 class Line(Protocol):
@@ -46,10 +45,7 @@ class _Owned(Generic[C]):
         self.shard = shard
         self.unowned_s: float | None = None
         """Since when its shard's process no longer names it."""
-        self.stuck_n = 0
-        """The oldest unacknowledged event when we last looked."""
-        self.stuck_s = 0.0
-        self.patience_s = RESEND_AFTER_S
+        self.patience = Patience()
 
 
 class Link(Generic[C]):
@@ -191,17 +187,12 @@ class Link(Generic[C]):
     def resend_lost(self, now_s: float) -> int:
         """What was sent long ago and is still not acknowledged may have been lost on the way: a
         frozen process is disconnected and comes back without a word. Call once a second; returns
-        how many sessions are sent again. The waits double, since it may only be slow."""
+        how many sessions are sent again."""
         count = 0
         for owned in self._owned.values():
             ring = owned.conversation.ring
             oldest = ring.acknowledged_n + 1 if ring.sent_n > ring.acknowledged_n else 0
-            if oldest != owned.stuck_n or oldest == 0:
-                owned.stuck_n, owned.stuck_s = oldest, now_s
-                owned.patience_s = RESEND_AFTER_S
-            elif now_s - owned.stuck_s >= owned.patience_s and self._is_there(owned.shard):
-                owned.stuck_s = now_s
-                owned.patience_s = min(2 * owned.patience_s, RESEND_AT_MOST_S)
+            if owned.patience.is_over(oldest, now_s, is_there=self._is_there(owned.shard)):
                 ring.go_back()
                 self.pump(owned.conversation)
                 count += 1

@@ -477,6 +477,18 @@ def test_who_has_ended_meanwhile_hangs_up_again_behind_them() -> None:
     assert hang_up.generation == 6, "all five may have been to dial"
 
 
+def test_frames_that_were_sent_and_stay_unacknowledged_are_to_be_sent_again() -> None:
+    one = conversation()
+    opened(one)
+    assert not any(one.is_stuck(float(second), is_there=True) for second in range(9)), "not sent"
+
+    one.committed_down = 4
+    over = [second for second in range(10, 20) if one.is_stuck(float(second), is_there=True)]
+    assert over == [12, 16]
+    one.acknowledged(4)
+    assert not any(one.is_stuck(float(second), is_there=True) for second in range(20, 30))
+
+
 def one_more(work: Work) -> int:
     """The number after the last frame down of this work."""
     return work.down[-1][0] + 1

@@ -88,3 +88,12 @@ def test_what_a_transport_remembers_of_earlier_counts_too() -> None:
     assert homes.elsewhere(0, "s0-a", {}, 0.0) is None
     homes.forget("s0-a")
     assert homes.elsewhere(0, "s0-a", {}, 0.0) == 1
+
+
+def test_a_transport_is_heard_until_it_was_silent_for_long() -> None:
+    homes = two()
+    homes.spoke(beacon(0, "draining"), 10.0)
+
+    assert homes.is_heard(0, 10.0 + SILENT_S / 2)
+    assert not homes.is_heard(0, 10.0 + SILENT_S)
+    assert not homes.is_heard(2, 10.0), "this cell has no such transport"

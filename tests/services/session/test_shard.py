@@ -378,6 +378,32 @@ async def test_a_reply_that_waits_for_the_transport_is_sent_before_the_end(
         assert (await line.reply(command))["ok"]
 
 
+async def test_orders_that_are_lost_on_the_way_are_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shards, "GRANT_S", 0.0)
+    downs: Codec[link.ANY_DOWN] = Codec(link.ANY_DOWN, what="link")
+    numbers: list[int] = []
+
+    def lose(header: bytes, _: bytes | None) -> None:
+        message, _payload = downs.decode([header])
+        if isinstance(message, link.Numbered):
+            numbers.append(message.n)
+
+    async with running() as (shard, line):
+        monkeypatch.setattr(shard.links[0], "send_raw", lose)
+        monkeypatch.setattr(shard._homes, "is_heard", lambda *_: True)
+        await line.ask("open", {"config": {"tools": []}})
+        shard._send_lost_again(0.0)
+        shard._send_lost_again(1.0)
+        assert numbers == [1, 2], "it may only be slow"
+
+        shard._send_lost_again(2.0)
+
+        assert numbers == [1, 2, 1, 2]
+        await shard.stop()
+
+
 async def test_a_connection_of_which_a_dead_process_has_ordered_unknown_things_is_replaced(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
