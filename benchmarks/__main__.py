@@ -35,7 +35,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.first:
         os.environ[FIRST] = "1"
-        put_first()
+        put_first(os.getpid())
     scale = QUICK if options.quick else Scale()
     if options.sessions:
         few = tuple(n for n in scale.sessions if n < options.sessions)
@@ -72,8 +72,9 @@ def main() -> int:
     if scale.repeats > 1:
         print("\n" + report.text(report.noise(figures)))
     print("\n" + report.text(table))
+    about["took_s"] = round(time.monotonic() - began)
     path = report.save(options.out, about, results, table)
-    print(f"figures: {path} ({time.monotonic() - began:.0f} s)")
+    print(f"figures: {path} ({about['took_s']} s)")
     return 1 if broken else 0
 
 

@@ -23,6 +23,7 @@ TOOLS = HERE / "load_tools.py"
 SHARED = HERE / "shared"
 PYTHON = (sys.executable, "-P")
 ANSWER_S = 60.0
+CONFIGURED_S = 20.0
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -70,7 +71,14 @@ QUICK = Scale(
 class Child:
     """A process that is told and tells, line by line."""
 
-    def __init__(self, command: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: dict[str, str] | None = None,
+        *,
+        apart: bool = False,
+    ) -> None:
+        """`apart` in a session of its own: Linux shares a full machine out by sessions first."""
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as we live
         self._command = command
         self.process = subprocess.Popen(
@@ -80,6 +88,7 @@ class Child:
             stderr=self._complaints,
             text=True,
             env=environment,
+            start_new_session=apart,
         )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._pumping = threading.Thread(target=self._pump, daemon=True)
@@ -91,10 +100,13 @@ class Child:
         return self.process.pid
 
     def tell(self, line: str) -> None:
-        """One line to its standard input."""
+        """One line to its standard input. Raises Broken."""
         assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+        except OSError:
+            raise self._gone() from None
 
     def line(self, within_s: float = ANSWER_S) -> str:
         """Its next line. Raises Broken."""
@@ -103,11 +115,14 @@ class Child:
         except queue.Empty:
             line = ""
         if not line:
-            self._complaints.seek(0)
-            said = self._complaints.read()[-2000:].strip() or "nothing"
-            what = " ".join(self._command[-8:])
-            raise Broken(f"{what}: no answer; exit code {self.process.poll()}, it said:\n{said}")
+            raise self._gone()
         return line
+
+    def _gone(self) -> Broken:
+        self._complaints.seek(0)
+        said = self._complaints.read()[-2000:].strip() or "nothing"
+        what = " ".join(self._command[-8:])
+        return Broken(f"{what}: no answer; exit code {self.process.poll()}, it said:\n{said}")
 
     def end(self) -> None:
         """End its input; kill it when that is not enough."""
@@ -138,10 +153,14 @@ class Child:
 
 
 class Provider(Child):
-    """The loopback provider in its own process."""
+    """The loopback provider in its own process.
+
+    It keeps its share of a machine that its clients overload: in life it is elsewhere.
+    """
 
     def __init__(self) -> None:
-        super().__init__([*PYTHON, "-m", "voicebus.benchmarks.provider"])
+        super().__init__([*PYTHON, "-m", "voicebus.benchmarks.provider"], apart=True)
+        put_first(self.pid)
         self.port = int(json.loads(self.line())["port"])
         self.url = f"ws://127.0.0.1:{self.port}/v1/realtime"
 
@@ -152,6 +171,14 @@ class Provider(Child):
         if "error" in answer:
             raise Broken(f"provider: {answer['error']}")
         return answer
+
+    def until(self, calls: int, who: str, *, every_s: float = 0.05) -> None:
+        """Until it has so many calls that are configured. Raises Broken."""
+        until = time.monotonic() + CONFIGURED_S
+        while (count := self.do("count")["count"]) != calls:
+            if time.monotonic() > until:
+                raise Broken(f"{who}: {count} calls instead of {calls} after {CONFIGURED_S:g} s")
+            time.sleep(every_s)
 
     def heard(self) -> "list[tuple[int, int, int]]":
         """What came of the callers' sound: made, got, number."""
@@ -200,20 +227,43 @@ class App(Child):
         try:
             while self.line() != "ready":
                 pass
-        except Broken:
+        except BaseException:
             self.process.kill()  # it may be waiting for a provider that has gone
+            self.end()
             raise
 
+    def talk(self, phase_ms: int = 0) -> None:
+        """Its callers begin to speak, if it was started with `talk`: the first of them in that
+        millisecond of the 20 of a frame, the next in the next."""
+        self.tell(f"talk {phase_ms}")
+
+    def hush(self) -> None:
+        """They fall silent."""
+        self.tell("hush")
+
+    def came(self) -> Came:
+        """What it has measured since the last time."""
+        self.tell("save")
+        return self._saved()
+
     def stop(self) -> Came:
-        """End it; what it has measured."""
+        """End it; what it has measured since the last time."""
         assert self.process.stdin is not None
         self.process.stdin.close()
+        came = self._saved()
+        self.end()
+        return came
+
+    def end(self) -> None:
+        """End it, and take what it left away."""
+        super().end()
+        self._folder.cleanup()
+
+    def _saved(self) -> Came:
         said = self.line()
         while not said.startswith("{"):
             said = self.line()
-        self.end()
         sound, words = stamps.load(f"{self._out}.sound"), stamps.load(f"{self._out}.words")
-        self._folder.cleanup()
         return Came(sound, words, json.loads(said))
 
 
@@ -239,10 +289,8 @@ def cell(provider: Provider, tools: Path | None = None, **settings: str) -> Iter
     )
     with running(wish) as stack:
         pid = stack.supervisor.pid()
-        if os.environ.get(FIRST) and pid is not None:
-            # A session of its own, since supervisord is a daemon.
-            with contextlib.suppress(OSError):
-                Path(f"/proc/{pid}/autogroup").write_text("-10")
+        if pid is not None:
+            put_first(pid)  # a session of its own, since supervisord is a daemon
         yield stack
 
 
@@ -250,27 +298,37 @@ FIRST = "VOICEBUS_BENCH_FIRST"
 """Set by `--first`: this run goes before the machine's other programs."""
 
 
-def put_first() -> None:
-    """On a shared machine: weigh this session's processes before others'. Needs root and Linux."""
+def put_first(pid: int) -> None:
+    """On a shared machine, if asked for: weigh the processes of that one's session before others'.
+    Needs root and Linux."""
     if os.environ.get(FIRST):
         with contextlib.suppress(OSError):
-            Path("/proc/self/autogroup").write_text("-10")
+            Path(f"/proc/{pid}/autogroup").write_text("-10")
 
 
 class Cost:
-    """Seconds of CPU that processes have used since."""
+    """Seconds of CPU that processes have used since. Who has gone is left out."""
 
     def __init__(self, pids: dict[str, int]) -> None:
         self._pids = pids
         self._began = time.monotonic()
-        self._before = {name: cpu_s(pid) for name, pid in pids.items()}
+        self._before = self._now()
 
     def cores(self) -> dict[str, float]:
         """Share of one core, by process."""
         took_s = time.monotonic() - self._began
         return {
-            name: (cpu_s(pid) - self._before[name]) / took_s for name, pid in self._pids.items()
+            name: (used_s - self._before[name]) / took_s
+            for name, used_s in self._now().items()
+            if name in self._before
         }
+
+    def _now(self) -> dict[str, float]:
+        found = {}
+        for name, pid in self._pids.items():
+            with contextlib.suppress(OSError):
+                found[name] = cpu_s(pid)
+        return found
 
 
 class Busy:
@@ -299,8 +357,9 @@ def cpu_s(pid: int) -> float:
 
 
 def pss_mb(pid: int) -> float:
-    """Its proportional share of memory, in megabytes."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) / 1024
+    """Its proportional share of memory, in megabytes; 0 when it has gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
     return 0.0

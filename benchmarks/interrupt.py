@@ -13,7 +13,7 @@ import uvloop
 from voicebus.benchmarks.figures import Result, Table, ages
 from voicebus.benchmarks.harness import Broken, Provider, Scale, cell
 from voicebus.cli.testing import Stack
-from voicebus.client import Event, RealtimeClient, RealtimeSession, SoundFlush
+from voicebus.client import Event, RealtimeClient, RealtimeSession, Sound, SoundFlush
 
 PATIENCE_S = 10.0
 PLACES = ("flush at the player", "event at a subscriber", "tool has seen it")
@@ -26,6 +26,9 @@ class _Ears:
         self.kinds: dict[str, int] = {}
         self.flushed_ns = 0
         self.sounded_ns = 0
+        self.should_be_silent = False
+        self.late = 0
+        """Pieces of sound that came after the flush of their answer."""
         self._changed = asyncio.Event()
         self.tasks = [
             asyncio.create_task(self._events(session)),
@@ -44,8 +47,10 @@ class _Ears:
         async for heard in session.audio_output():
             if isinstance(heard, SoundFlush):
                 self.flushed_ns = time.monotonic_ns()
-            else:
+                self.should_be_silent = True
+            elif isinstance(heard, Sound):
                 self.sounded_ns = time.monotonic_ns()
+                self.late += self.should_be_silent
             self._changed.set()
 
     def has_sounded(self, since_ns: int) -> bool:
@@ -94,7 +99,8 @@ async def until_noted(path: Path, what: str) -> int:
 
 async def _rounds(
     provider: Provider, stack: Stack, tool: str, how: str, rounds: int
-) -> dict[str, list[float]]:
+) -> tuple[dict[str, list[float]], int]:
+    """Milliseconds until each place knew, and how much sound came after its flush."""
     found: dict[str, list[float]] = {place: [] for place in PLACES}
     with tempfile.TemporaryDirectory(prefix="vb") as folder:
         async with RealtimeClient(stack.run_dir) as client:
@@ -104,6 +110,7 @@ async def _rounds(
             for number in range(rounds):
                 note = Path(folder) / f"{how}-{tool}-{number}"
                 provider.do("call", names=[tool], arguments={"note": str(note)})
+                ears.should_be_silent = False
                 provider.do("sound", seconds=5.0)
                 await until_noted(note, "begun")
                 before_ns = time.monotonic_ns()
@@ -131,25 +138,28 @@ async def _rounds(
             for task in ears.tasks:
                 task.cancel()
             await session.close()
-    return found
+    return found, ears.late
 
 
 def run(scale: Scale) -> Result:
     """By the caller's voice, and by a command; with a busy and with a sleeping tool."""
     table = Table(
         "Interrupt: from the cause to everybody who must know",
-        ("cause", "tool", "what", "count", "p50 ms", "p99 ms", "max ms"),
+        ("cause", "tool", "what", "count", "p50 ms", "p99 ms", "max ms", "sound after it"),
         note="barge-in: from the provider's speech_started. manual: from the command's sending. "
-        "busy: a Python loop that calls ctx.check(); sleeping: ctx.sleep().",
+        "busy: a Python loop that calls ctx.check(); sleeping: ctx.sleep(). sound after it: frames "
+        "of the answer that came to the player behind its flush; the provider goes on sending "
+        "until it knows.",
     )
     result = Result([table])
     with Provider() as provider, cell(provider) as stack:
         for how in ("barge-in", "manual"):
             for tool, name in (("watches", "busy"), ("waits", "sleeping")):
-                found = uvloop.run(_rounds(provider, stack, tool, how, scale.rounds))
+                found, late = uvloop.run(_rounds(provider, stack, tool, how, scale.rounds))
                 for place, values in found.items():
                     of = ages(values)
-                    table.add(how, name, place, of.frames, of.p50, of.p99, of.max)
+                    sound = late if place == PLACES[0] else ""
+                    table.add(how, name, place, of.frames, of.p50, of.p99, of.max, sound)
                     result.note(f"interrupt.{how}.{place}.p50", of.p50)
                     result.note(f"interrupt.{how}.{place}.p99", of.p99)
     return result

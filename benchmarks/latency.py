@@ -2,14 +2,13 @@
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from voicebus.benchmarks.figures import Ages, Result, Table, of_rows
 from voicebus.benchmarks.harness import (
     App,
     Busy,
-    Came,
     Cost,
     Provider,
     Scale,
@@ -18,75 +17,114 @@ from voicebus.benchmarks.harness import (
     ours,
     pss_mb,
 )
+from voicebus.benchmarks.shared import stamps
 
 WORDS_EVERY_S = 0.1
-
-
 LOAD = ("spins", "spins")
 """Two tools that burn Python, called by the first session."""
+QUIET = 0.6
+"""Who is at work for less of the time is not catching up."""
+LOOK_S = 0.3
+LEAD_S, TAIL_S = 0.5, 0.5
+"""So much of the sound before and after a stretch is not looked at."""
 
 
 class Window(NamedTuple):
-    """A stretch of time, and what was seen of it outside the client programs."""
+    """A stretch of time, and what was seen of it."""
 
     since_ns: int
     until_ns: int
-    heard: list[tuple[int, int, int]]
+    ages: dict[str, Ages]
+    """Of "sound out", "events" and "sound in"."""
+    made: int
+    """Frames that the provider made in it, for all calls."""
     results: int
     cores: dict[str, float]
+    """By process; client programs are `application-<n>`."""
     busy: float
     """Share of the whole machine."""
 
     def frames(self, calls: int) -> int:
-        """How many 20 ms frames were to come in it."""
+        """How many 20 ms frames so many callers were to speak in it."""
         return round((self.until_ns - self.since_ns) / 20e6) * calls
-
-    def ages(self, came: Iterable[Came]) -> dict[str, Ages]:
-        """Of what the client programs saw of it, and the provider."""
-        programs = list(came)
-        rows = {
-            "sound out": [row for one in programs for row in one.sound],
-            "events": [row for one in programs for row in one.words],
-            "sound in": self.heard,
-        }
-        return {what: of_rows(found, self.since_ns, self.until_ns) for what, found in rows.items()}
 
 
 def window(
-    provider: Provider, seconds: float, *, loaded: bool, pids: Mapping[str, int] | None = None
+    provider: Provider,
+    apps: Sequence[App],
+    seconds: float,
+    *,
+    loaded: bool,
+    words: bool = True,
+    pids: Mapping[str, int] | None = None,
 ) -> Window:
-    """Full-duplex sound and a transcript each 100 ms in every session that is open."""
+    """Full-duplex sound, and a transcript each 100 ms, in every session of these programs."""
+    pids = {**(pids or {}), **{f"application-{n}": app.pid for n, app in enumerate(apps)}}
     names = LOAD if loaded else ()
+    others = _others()
+    for number, app in enumerate(apps):
+        app.talk(number % stamps.FRAME_MS)
+    time.sleep(LOOK_S)
+    lasts_s = LEAD_S + seconds + TAIL_S
     provider.do("outputs")
     if names:
-        provider.do("call", line=0, names=names, arguments={"seconds": seconds + 0.5})
+        provider.do("call", line=0, names=names, arguments={"seconds": lasts_s})
     provider.do("forget")
-    since_ns = time.monotonic_ns() + 200_000_000
-    provider.do("sound", seconds=seconds + 0.5)
-    provider.do("words", every_s=WORDS_EVERY_S, count=int(seconds / WORDS_EVERY_S))
-    cost, busy = Cost(dict(pids or {})), Busy()
-    time.sleep(seconds)
+    provider.do("sound", seconds=lasts_s)
+    if words:
+        provider.do("words", every_s=WORDS_EVERY_S, count=int(lasts_s / WORDS_EVERY_S))
+    time.sleep(LEAD_S)
+    since_ns = time.monotonic_ns()
+    until_ns = since_ns + round(seconds * 1e9)
+    cost, busy = Cost(pids), Busy()
+    time.sleep(max(0.0, (until_ns - time.monotonic_ns()) / 1e9))
     cores, share = cost.cores(), busy.share()
-    until_ns = time.monotonic_ns() - 20_000_000
-    heard = provider.heard()
     provider.do("sound", seconds=0)
-    # A client that a tool holds up hears the rest only afterwards, and it counts.
-    within_s = len(names) * (seconds + 0.5) + 2.0
-    results = len(provider.outputs(len(names), within_s))
-    if names:
-        time.sleep(0.3)
-    return Window(since_ns, until_ns, heard, results, cores, share)
+    for app in apps:
+        app.hush()
+    # Who is held up, by a tool or by too much to do, hears the rest only afterwards; it counts.
+    settle(pids, others)
+    results = len(provider.outputs(len(names), len(names) * lasts_s + 2.0))
+    came = [app.came() for app in apps]
+    rows = {
+        "sound out": [row for one in came for row in one.sound],
+        "events": [row for one in came for row in one.words],
+        "sound in": provider.heard(),
+    }
+    ages = {what: of_rows(found, since_ns, until_ns) for what, found in rows.items()}
+    made = provider.do("made", since_ns=since_ns, until_ns=until_ns)["made"]
+    return Window(since_ns, until_ns, ages, made, results, cores, share)
+
+
+def _others() -> float:
+    """The share of the machine that is at work while nothing is measured."""
+    busy = Busy()
+    time.sleep(LOOK_S)
+    return busy.share()
+
+
+def settle(pids: Mapping[str, int], others: float = 0.0) -> None:
+    """Until these processes, and the machine but for `others`, have caught up with everything; a
+    minute at most."""
+    until = time.monotonic() + 60.0
+    is_quiet = False
+    while not is_quiet and time.monotonic() < until:
+        cost, busy = Cost(dict(pids)), Busy()
+        time.sleep(LOOK_S)
+        busiest = max(cost.cores().values(), default=0.0)
+        is_quiet = busiest < QUIET and busy.share() < max(QUIET, others + 0.2)
 
 
 def measure(
     provider: Provider, start: Callable[[], App], seconds: float, *, loaded: bool
 ) -> tuple[dict[str, Ages], float, float]:
     """One window with a client of its own: ages, its cores, its megabytes."""
-    app = start()
-    time.sleep(0.3)
-    seen = window(provider, seconds, loaded=loaded, pids={"client": app.pid})
-    memory = pss_mb(app.pid)
-    return seen.ages([app.stop()]), seen.cores["client"], memory
+    with start() as app:
+        seen = window(provider, [app], seconds, loaded=loaded)
+        memory = pss_mb(app.pid)
+        app.stop()
+    provider.until(0, "the client before")
+    return seen.ages, seen.cores["application-0"], memory
 
 
 def run(scale: Scale) -> Result:

@@ -4,6 +4,7 @@ A process of its own. It does what it is told on standard input, one JSON object
 answers each on standard output. It never speaks on its own, so that every client gets the same.
 """
 
+import array
 import asyncio
 import json
 import sys
@@ -161,6 +162,7 @@ class Line:
             return
         self._frames -= 1
         self._provider.sent += 1
+        self._provider.made_ns.append(time.monotonic_ns())
         self._peer.send(self._tail + stamps.frame_base64(self._provider.sent) + b'"}')
         self._next_s += stamps.FRAME_MS / 1000
         self._sounding = loop.call_at(self._next_s, self._tick)
@@ -267,6 +269,8 @@ class Provider:
 
     def __init__(self) -> None:
         self.sent = 0
+        self.made_ns = array.array("q")
+        """When each frame of sound was made, since it was last told to forget."""
         self.heard = stamps.Log()
         self.called_ns: dict[str, int] = {}
         self.outputs: list[tuple[str, int, str]] = []
@@ -346,6 +350,10 @@ class Provider:
                 return {"outputs": outputs}
             case "forget":
                 self.heard = stamps.Log()
+                self.made_ns = array.array("q")
+            case "made":
+                since_ns, until_ns = order["since_ns"], order["until_ns"]
+                return {"made": sum(since_ns <= at_ns < until_ns for at_ns in self.made_ns)}
             case "save":
                 self.heard.save(order["path"])
             case other:

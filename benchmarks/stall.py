@@ -44,15 +44,18 @@ def cases(
     seconds = min(2.0, scale.seconds)
     for case, names in CASES.items():
         for run in range(scale.repeats):
-            app = start()
             stretches, results = [], 0
-            for _ in range(scale.stalls):
-                since_ns, until_ns, came = measure(provider, names, seconds)
-                stretches.append((since_ns, until_ns))
-                results += came
+            with start() as app:
+                provider.until(1, client)
+                for _ in range(scale.stalls):
+                    since_ns, until_ns, came = measure(provider, names, seconds)
+                    stretches.append((since_ns, until_ns))
+                    results += came
+                sound = app.stop().sound
+            provider.until(0, client)
             found = ages(
                 (got - made) / 1e6
-                for made, got, _ in app.stop().sound
+                for made, got, _ in sound
                 if any(since_ns <= made < until_ns for since_ns, until_ns in stretches)
             )
             table.add(

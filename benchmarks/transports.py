@@ -33,25 +33,18 @@ def run(scale: Scale) -> Result:
     with Provider() as provider, cell(provider) as one, cell(provider, transports="2") as two:
         for run_number in range(scale.repeats):
             for count, stack in ((1, one), (2, two)):
-                out, heard, expected, cores, _ = measure(provider, stack, sessions, scale.seconds)
-                carrying = [used for name, used in cores.items() if name.startswith("transport-")]
+                seen = measure(provider, stack, sessions, scale.seconds)
+                carrying = [
+                    used for name, used in seen.cores.items() if name.startswith("transport-")
+                ]
                 table.add(
-                    count,
-                    run_number + 1,
-                    sessions,
-                    out.frames,
-                    expected,
-                    out.p50,
-                    out.p99,
-                    heard.p99,
-                    max(carrying),
-                    sum(carrying),
-                    cores["session-0"],
-                    cores["generator"],
-                    cores["client"],
+                    *(count, run_number + 1, sessions, seen.out.frames, seen.made),
+                    *(seen.out.p50, seen.out.p99, seen.heard.p99),
+                    *(max(carrying), sum(carrying), seen.cores["session-0"]),
+                    *(seen.cores["generator"], seen.cores["client"]),
                 )
-                result.note(f"transports.{count}.p99", out.p99)
-                result.note(f"transports.{count}.in.p99", heard.p99)
+                result.note(f"transports.{count}.p99", seen.out.p99)
+                result.note(f"transports.{count}.in.p99", seen.heard.p99)
                 result.note(f"transports.{count}.busiest", max(carrying))
                 result.note(f"transports.{count}.core", sum(carrying))
     return result

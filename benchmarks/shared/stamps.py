@@ -85,6 +85,10 @@ class Log:
         with open(path, "wb") as file:
             self._rows.tofile(file)
 
+    def clear(self) -> None:
+        """Begin anew."""
+        self._rows = array.array("q")
+
 
 def load(path: str | Path) -> list[tuple[int, int, int]]:
     """Made, got, number; as Log.save wrote them."""

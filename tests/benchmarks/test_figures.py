@@ -3,7 +3,10 @@
 import base64
 import time
 
+import pytest
+
 from voicebus.benchmarks import capacity, figures, goals
+from voicebus.benchmarks.capacity import Quality
 from voicebus.benchmarks.shared import stamps
 
 
@@ -88,15 +91,25 @@ def test_more_and_more_sessions_are_tried_and_at_last_the_most() -> None:
     assert list(capacity.more(20, 20)) == [20]
 
 
-def test_the_most_sessions_held_are_those_that_were_not_late_in_some_repetition() -> None:
-    found = {
-        "capacity.20.p99": [1.0, 2.0],
-        "capacity.20.in.p99": [1.0, 2.0],
-        "capacity.40.p99": [30.0, 20.0],
-        "capacity.40.in.p99": [2.0, 3.0],
-        "capacity.100.p99": [30.0, 3.0],
-        "capacity.100.in.p99": [3.0, 30.0],
-    }
+@pytest.mark.parametrize(
+    ("quality", "joined_ms", "is_held"),
+    [
+        (Quality(out_ms=20, in_ms=20, lost=0.01, lost_in=0.01), 0, True),
+        (Quality(out_ms=20.1, in_ms=5, lost=0, lost_in=0), 0, False),
+        (Quality(out_ms=5, in_ms=85, lost=0, lost_in=0), 0, False),
+        (Quality(out_ms=5, in_ms=85, lost=0, lost_in=0), 80, True),
+        (Quality(out_ms=5, in_ms=5, lost=0.02, lost_in=0), 0, False),
+        (Quality(out_ms=5, in_ms=5, lost=0, lost_in=0.02), 0, False),
+        (Quality(out_ms=float("nan"), in_ms=5, lost=1, lost_in=0), 0, False),
+    ],
+)
+def test_calls_are_held_while_their_sound_is_neither_late_nor_missing(
+    quality: Quality, joined_ms: float, is_held: bool
+) -> None:
+    assert quality.is_held(joined_ms) == is_held
 
-    assert capacity.most_held(found) == 40
-    assert capacity.most_held({}) == 0
+
+def test_what_is_missing_is_a_share_of_what_was_made() -> None:
+    assert capacity.lost(99, 100) == pytest.approx(0.01)
+    assert capacity.lost(101, 100) == 0.0
+    assert capacity.lost(0, 0) == 0.0

@@ -3,22 +3,17 @@
 import pytest
 
 from voicebus.benchmarks.harness import QUICK
+from voicebus.benchmarks.peers import crowd
 from voicebus.benchmarks.peers import run as peers
-from voicebus.benchmarks.peers.run import Each, unfit
+from voicebus.benchmarks.peers.calls import unfit
 
 
-def test_calls_that_a_machine_can_hold_are_measured() -> None:
-    assert unfit(100, Each(cores=0.018, megabytes=96), cores=2, megabytes=12_000) == ""
-
-
-def test_calls_that_need_too_many_cores_are_named_with_the_sum() -> None:
-    why = unfit(100, Each(cores=0.042, megabytes=96), cores=2, megabytes=12_000)
-
-    assert why == "needs 4.2 cores of 2, 0.042 a call"
+def test_calls_that_the_memory_holds_are_measured() -> None:
+    assert unfit(100, each_mb=96, machine_mb=12_000) == ""
 
 
 def test_calls_that_need_too_much_memory_are_named_with_the_sum() -> None:
-    why = unfit(100, Each(cores=0.01, megabytes=102.4), cores=2, megabytes=10_240)
+    why = unfit(100, each_mb=102.4, machine_mb=10_240)
 
     assert why == "needs 10.0 GB of 10.0, 102 MB a call"
 
@@ -27,13 +22,14 @@ def test_a_peer_that_is_not_installed_is_named_and_the_others_are_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     absent = "pipecat, not there"
-    monkeypatch.setitem(peers.PEERS, absent, peers.Peer("not-there", "pipecat_client.py"))
+    monkeypatch.setitem(crowd.PEERS, absent, crowd.Peer("not-there", "pipecat_client.py"))
 
     result = peers.run(QUICK, [absent])
 
-    _, ages, costs, missing = result.tables
+    _, ages, costs, most, missing = result.tables
     assert {(row[0], row[2]) for row in ages.rows} == {
         (client, tools) for client in ("bare", "voicebus") for tools in ("idle", "2 loops")
     }
     assert [row[0] for row in costs.rows] == ["bare", "voicebus"]
+    assert [row[0] for row in most.rows] == ["bare", "voicebus"]
     assert [row[0] for row in missing.rows] == [absent]
