@@ -29,6 +29,9 @@ ROTATION_MARGIN_US = 300_000_000
 """… but never more than this."""
 ROTATION_LOOK_US = 500_000
 """How often a due rotation looks whether there is a silence now."""
+SHORTEST_LIFE_US = 60_000_000
+"""A connection that says so soon after its opening that it ends is changed once; when the next one
+says the same, it is the clock here that is wrong."""
 UNTRANSCRIBED = "(the caller said something here that was not transcribed)"
 
 
@@ -202,9 +205,9 @@ def _sounded(d: Draft, record: ItemRecord) -> bool:
 
 def plan_rotation(d: Draft) -> None:
     """The connection has a longest life: know when to change it."""
-    ends = []
-    if d.s.expires_at:
-        ends.append(d.s.expires_at * 1_000_000)
+    told_us = (d.s.expires_at or 0) * 1_000_000
+    was_hasty, d.s.hasty = d.s.hasty, d.now_us < told_us < d.now_us + SHORTEST_LIFE_US
+    ends = [] if was_hasty and d.s.hasty else [told_us]
     longest_s = d.s.capabilities.longest_session_s
     if longest_s:
         ends.append(d.now_us + int(longest_s * 1_000_000))

@@ -245,6 +245,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     expires_us: int = 0
     rotate_us: int = 0
     expiring_told: bool = False
+    hasty: bool = False
+    """The connection says that it is about to end, as soon as it is there."""
     looked_us: int = 0
     turns: tuple[str, ...] = ()
     """The items of the caller's last turns: what is told of one twice is one turn, and no speech

@@ -681,10 +681,10 @@ def test_a_conversation_that_waits_to_dial_again_dials_at_the_other_transport() 
 # --- rotation ---------------------------------------------------------------------------------
 
 
-def expiring_in(stage: Stage, seconds: int) -> Stage:
-    """A stage whose first connection ends in so many seconds."""
+def expiring_in(stage: Stage, seconds: int, generation: int = 1) -> Stage:
+    """A stage whose connection ends in so many seconds, the first or that one."""
     stage.play(
-        i.ProviderConnected(generation=1),
+        i.ProviderConnected(generation=generation),
         i.ProviderSessionCreated(expires_at=stage.now_us // 1_000_000 + seconds),
         i.ProviderSessionUpdated(session={}),
     )
@@ -725,6 +725,32 @@ def test_a_date_in_the_past_is_a_wrong_clock_and_no_reason_to_rotate() -> None:
 
     assert not of(stage.wait(30), fx.Dial)
     assert stage.state.rotate_us == 0
+
+
+def test_connections_that_all_say_that_they_end_at_once_are_changed_once() -> None:
+    stage = expiring_in(Stage(ready=False), 10)
+    assert [one.generation for one in of(stage.wait(9.5), fx.Dial)] == [2]
+
+    expiring_in(stage, 10, generation=2)
+    assert not of(stage.wait(30), fx.Dial)
+
+    stage.play(i.TalkerSeen(), cut(2))
+    stage.wait(0.2)
+    expiring_in(stage, 10, generation=3)
+    assert not of(stage.wait(30), fx.Dial)
+    assert len(of(stage.effects, SessionExpiring)) == 1
+
+
+def test_after_a_connection_that_lives_for_long_a_short_life_is_believed_again() -> None:
+    stage = expiring_in(Stage(ready=False), 10)
+    stage.wait(9.5)
+    expiring_in(stage, 3600, generation=2)
+    assert not of(stage.wait(30), fx.Dial)
+
+    stage.play(cut(2))
+    stage.wait(0.2)
+    expiring_in(stage, 10, generation=3)
+    assert [one.generation for one in of(stage.wait(9.5), fx.Dial)] == [4]
 
 
 def test_the_longest_life_that_is_known_beforehand_ends_a_connection_too() -> None:
