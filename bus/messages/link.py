@@ -11,6 +11,8 @@ from typing import Literal
 from voicebus.bus.messages.base import Message
 from voicebus.bus.messages.sound import AudioFormat
 
+EndsInput = Literal["commit", "clear"]
+
 # --- from the session down to the transport ---------------------------------------------------
 
 
@@ -65,12 +67,17 @@ class SendFrame(Numbered, tag="send", frozen=True, kw_only=True):
     """Whose sound frames `after_n` counts."""
     tell: bool = False
     """Answer with a FrameSent that says which of the two it was."""
+    ends_input: EndsInput | None = None
+    """What it does with the caller's sound that the provider has and that is no turn yet."""
 
 
 class ReleaseSound(Numbered, tag="release", frozen=True, kw_only=True):
     """The configuration is confirmed: let the caller's sound through from now on."""
 
     flush_on_speech: bool = False
+    keep_input: bool = False
+    """Only commands end turns: what was written of one whose `commit` is not confirmed is written
+    again on the next connection, before newer sound; the last 30 s of it."""
 
 
 class GrantToken(Numbered, tag="grant", frozen=True, kw_only=True):

@@ -26,6 +26,11 @@ log = structlog.get_logger("session")
 
 _inputs: msgspec.json.Decoder[i.AnyInput] = msgspec.json.Decoder(i.AnyInput)
 _states: msgspec.json.Decoder[State] = msgspec.json.Decoder(State)
+ENDS_INPUT: dict[type[fx.Request], up.EndsInput] = {
+    fx.CommitInput: "commit",
+    fx.ClearInput: "clear",
+}
+"""What becomes of the sound before it: the transport need not read a vendor's frames for that."""
 SNAPSHOT_INPUTS = 200
 """A snapshot is taken at a turn boundary when so many inputs would have to be folded, or as many
 as the conversation has items: a snapshot writes all of them, so that each input pays for one."""
@@ -143,6 +148,7 @@ class Conversation:
                             generation=self.state.generation,
                             after_n=after_n,
                             token=token,
+                            ends_input=ENDS_INPUT.get(type(request)),
                         ),
                         encode(frame),
                     )
@@ -212,8 +218,10 @@ class Conversation:
                     flush_on_speech=flush_on_speech,
                     headless=config.headless,
                 )
-            case fx.Release(flush_on_speech):
-                return up.ReleaseSound(**where, flush_on_speech=flush_on_speech)
+            case fx.Release(flush_on_speech, keep_input):
+                return up.ReleaseSound(
+                    **where, flush_on_speech=flush_on_speech, keep_input=keep_input
+                )
             case fx.Grant(token, talk, commanded_n):
                 return up.GrantToken(**where, token=token, talk=talk, commanded_n=commanded_n)
             case fx.HangUp(after_n, token):

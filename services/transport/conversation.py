@@ -34,9 +34,10 @@ from voicebus.bus.messages.link import (
     TalkerAlive,
 )
 from voicebus.bus.messages.sound import CallerAudio, SoundIn
-from voicebus.services.transport.caller import Caller, Refused, Taken
+from voicebus.services.transport.caller import KEPT_S, Caller, Refused, Taken
 from voicebus.services.transport.drops import Drops
 from voicebus.services.transport.media.pieces import (
+    InputCommitted,
     Malformed,
     SoundDelta,
     SoundDone,
@@ -191,7 +192,7 @@ class Conversation:
                 return [Count("refused_other_generation")]
             case ReleaseSound():
                 self._flush_on_speech = order.flush_on_speech
-                self.caller.is_released = True
+                self.caller.release(keep=order.keep_input)
                 return self._tell_drops(now, at_once=True)
             case SendFrame():
                 return self._send(order, payload, now)
@@ -222,7 +223,11 @@ class Conversation:
         self._why_closing = None
         self._events_lost = False
         self._flush_on_speech = order.flush_on_speech
-        self.caller.configure(order.input_format)
+        lost_ms = self.caller.configure(order.input_format)
+        if lost_ms:
+            why = f"of a turn that changes its connection only {KEPT_S:g} s are kept"
+            self._dropped_in.add(lost_ms, why)
+            effects += [Count("sound_in_drops"), *self._tell_drops(now)]
         self.playout.configure(order.output_format, headless=order.headless)
         effects.append(OpenSocket(order))
         return effects
@@ -233,7 +238,13 @@ class Conversation:
         if self.line not in (Line.DIALING, Line.OPEN):
             return self._refuse(order, "no_connection")
         self.outbox.send(
-            order.n, payload, now.s, token=order.token, after_n=order.after_n, tell=order.tell
+            order.n,
+            payload,
+            now.s,
+            token=order.token,
+            after_n=order.after_n,
+            tell=order.tell,
+            ends_input=order.ends_input,
         )
         if self.outbox.bytes > self._limits.outbox_bytes:
             # It takes nothing any more; what is queued would come too late for anybody.
@@ -242,7 +253,7 @@ class Conversation:
         return []
 
     def _refuse(self, order: SendFrame, why: str) -> list[Effect]:
-        self.outbox.refused(order.token, order.after_n)
+        self.outbox.refused(order.token, order.after_n, order.ends_input)
         return [Count(f"refused_{why}")]
 
     def _hang_up(self, order: HangUp, now: Moment) -> list[Effect]:
@@ -285,7 +296,7 @@ class Conversation:
 
     def marked(
         self,
-        piece: SoundDone | SpeechStarted | Malformed,
+        piece: SoundDone | SpeechStarted | InputCommitted | Malformed,
         payload: bytes,
         now: Moment,
         *,
@@ -297,6 +308,9 @@ class Conversation:
                 return [*self.playout.done(piece, listened=listened), *self.frame(payload, now)]
             case SpeechStarted():
                 return [*self._spoken_over(piece, now), *self.frame(payload, now)]
+            case InputCommitted():
+                self.caller.committed()
+                return self.frame(payload, now)
             case Malformed():
                 return [Count("provider_sound_malformed"), *self.frame(payload, now)]
             case _:

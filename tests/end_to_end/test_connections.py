@@ -1,6 +1,7 @@
 """Connections come and go under a conversation: scenarios 60 to 68, at a provider of our own."""
 
 import asyncio
+import base64
 import json
 import struct
 from typing import Any
@@ -18,6 +19,7 @@ from voicebus.cli.testing import Stack
 PORT = free_port()
 TONE = struct.pack("<480h", *range(480))
 WORDS = "one two three four five six seven eight nine ten"
+APPEND, COMMIT = "input_audio_buffer.append", "input_audio_buffer.commit"
 TOOL = {
     "type": "function",
     "name": "ask_the_caller",
@@ -66,6 +68,20 @@ def _told(call: Call) -> list[dict[str, Any]]:
 
 def _words(item: dict[str, Any]) -> str:
     return str(item["content"][0]["text"])
+
+
+async def _say(caller: Caller, first: int, end: int) -> None:
+    """Frames of sound that tell their numbers."""
+    for n in range(first, end):
+        await caller.session.send_audio(struct.pack("<h", n) * 480)
+
+
+def _turn(call: Call) -> list[int]:
+    """The numbers of the frames before the commit."""
+    types = [one["type"] for one in call.received]
+    turn = call.received[: types.index(COMMIT)]
+    said = [base64.b64decode(one["audio"]) for one in turn if one["type"] == APPEND]
+    return [struct.unpack_from("<h", one)[0] for one in said]
 
 
 async def test_a_connection_that_ends_soon_is_changed_after_the_sound_and_under_a_tool(
@@ -197,6 +213,24 @@ async def test_an_end_in_the_past_is_a_wrong_clock_and_changes_nothing(
 
         assert len(provider.calls) == 1
         assert not caller.found("session_expiring")
+
+
+async def test_push_to_talk_under_way_is_not_lost_by_a_rotation(cell: Stack) -> None:
+    """60"""
+    async with Provider(PORT, expires_in_s=10) as provider, scene(cell) as on:
+        caller = await on.caller(turn_detection="none")
+        call = await provider.call()
+        await _say(caller, 0, 10)
+        await call.until(lambda: len(call.of(APPEND)) == 10, "ten frames")
+        await caller.event("session_reconnecting", reason="rotation")
+        await _say(caller, 10, 25)
+        again = await provider.call()
+        await caller.session.commit_audio(respond=False)
+        await again.expect(COMMIT)
+
+        assert _turn(again) == list(range(25))
+        assert not call.of(COMMIT)
+        assert not caller.found("audio_dropped")
 
 
 async def test_a_session_that_only_writes_down_asks_for_no_answer_and_keeps_the_order(

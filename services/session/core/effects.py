@@ -75,6 +75,9 @@ class Release(Effect, frozen=True):
     """The configuration is confirmed: let the caller's sound through."""
 
     flush_on_speech: bool
+    keep_input: bool = False
+    """Only commands end turns: what the provider was given of one that has not ended is written
+    again on the next connection."""
 
 
 class Grant(Effect, frozen=True):

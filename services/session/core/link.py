@@ -19,7 +19,7 @@ from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft
 from voicebus.services.session.core.state import Update
-from voicebus.services.session.core.turn_taking import provider_interrupts
+from voicebus.services.session.core.turn_taking import client_ends_turns, provider_interrupts
 
 GREETING_US = 1_000_000
 """A provider that does not introduce itself for so long is configured all the same."""
@@ -88,6 +88,10 @@ def _flush_on_speech(config: SessionConfig) -> bool:
     return provider_interrupts(config)
 
 
+def _release(d: Draft) -> fx.Release:
+    return fx.Release(_flush_on_speech(d.s.config), client_ends_turns(d.s.config))
+
+
 def renew(d: Draft, *, speaks: bool = False) -> None:
     """The talker is there. While it speaks, the lease runs from when that would be told again."""
     told_again_us = d.now_us + ALIVE_US
@@ -129,10 +133,10 @@ def confirmed(d: Draft, event: i.ProviderSessionUpdated) -> None:
         recovery.plan_rotation(d)
         if d.s.opened_once:
             recovery.resumed(d)
-            d.do(fx.Release(_flush_on_speech(d.s.config)))
+            d.do(_release(d))
             return
         d.s.opened_once = True
-        d.do(fx.Release(_flush_on_speech(d.s.config)))
+        d.do(_release(d))
         d.publish(
             SessionOpened(
                 session_id=d.s.session_id,
@@ -146,7 +150,7 @@ def confirmed(d: Draft, event: i.ProviderSessionUpdated) -> None:
         update = d.s.update
         d.s.update = None
         _commit(d, update)
-        d.do(fx.Release(_flush_on_speech(d.s.config)))
+        d.do(_release(d))
         _updated(d, event.session, update.command_id)
         next_update(d)
     else:

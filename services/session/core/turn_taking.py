@@ -19,3 +19,8 @@ def provider_responds(config: SessionConfig) -> bool:
     if isinstance(detection, str):
         return detection != "none"
     return detection.create_response is not False
+
+
+def client_ends_turns(config: SessionConfig) -> bool:
+    """Whether nobody but the client ends a turn: until it does, the provider only keeps sound."""
+    return config.turn_detection == "none"

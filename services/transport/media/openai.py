@@ -7,6 +7,7 @@ import msgspec
 
 from voicebus.services.transport.media.address import Address, address
 from voicebus.services.transport.media.pieces import (
+    InputCommitted,
     Malformed,
     Piece,
     SoundDelta,
@@ -17,6 +18,7 @@ from voicebus.services.transport.media.pieces import (
 _DELTAS = ("response.output_audio.delta", "response.audio.delta")
 _DONES = ("response.output_audio.done", "response.audio.done")
 _SPEECH = "input_audio_buffer.speech_started"
+_COMMITTED = "input_audio_buffer.committed"
 
 
 class _Sound(msgspec.Struct):
@@ -52,7 +54,12 @@ class OpenAI:
         A quote inside a JSON string is escaped, so that no transcript can look like one of the
         types searched for; most frames are told apart without being parsed.
         """
-        if 'audio.delta"' in text or 'audio.done"' in text or 'speech_started"' in text:
+        if (
+            'audio.delta"' in text
+            or 'audio.done"' in text
+            or 'speech_started"' in text
+            or 'buffer.committed"' in text
+        ):
             return self._parse(text)
         return None
 
@@ -70,6 +77,8 @@ class OpenAI:
             return SoundDone(frame.response_id, frame.item_id, frame.content_index)
         if frame.type == _SPEECH:
             return SpeechStarted(frame.item_id)
+        if frame.type == _COMMITTED:
+            return InputCommitted()
         return None
 
     def wrap(self, sound: bytes) -> bytes:

@@ -29,10 +29,14 @@ class SpeechStarted(NamedTuple):
     """What the speech becomes; empty where the provider does not say."""
 
 
+class InputCommitted(NamedTuple):
+    """What the caller said has become a turn."""
+
+
 class Malformed(NamedTuple):
     """It says it is sound, and is not."""
 
     why: str
 
 
-Piece = SoundDelta | SoundDone | SpeechStarted | Malformed
+Piece = SoundDelta | SoundDone | SpeechStarted | InputCommitted | Malformed

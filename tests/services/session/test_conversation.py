@@ -99,6 +99,23 @@ def test_everything_decided_is_in_the_commit_before_it_goes_out() -> None:
     assert [n for n, _, _ in work.down] == [n for n, _, _ in work.commit.outbox] == [1, 2, 3, 4]
 
 
+def test_the_transport_is_told_what_ends_the_callers_input() -> None:
+    one = conversation()
+    opened(one)
+    one.take_work()
+
+    for command in ("commit_audio", "clear_audio", "create_response"):
+        event = i.Commanded(now_us=5, command_id=command, command=command, data={})
+        one.feed(event, event.now_us)
+
+    sent = [DOWN.decode(header) for _, header, _ in one.take_work().down]
+    assert [frame.ends_input for frame in sent if isinstance(frame, link.SendFrame)] == [
+        "commit",
+        "clear",
+        None,
+    ]
+
+
 def test_frames_down_are_kept_until_the_transport_has_done_them() -> None:
     one = conversation()
     opened(one)

@@ -1,6 +1,6 @@
 import pytest
 
-from voicebus.services.transport.caller import Caller, Refused, Sound, Taken
+from voicebus.services.transport.caller import KEPT_S, QUEUE_FRAMES, Caller, Refused, Sound, Taken
 
 MS_20 = b"\0\0" * 480
 
@@ -154,3 +154,174 @@ def test_granted_again_the_numbers_go_on() -> None:
     held.grant("tok", may_talk=True)
 
     assert held.take("tok", 1, MS_20) == Taken(False, 0, 0.0)
+
+
+# --- turns that only commands end ---------------------------------------------------------------
+
+
+def speaking(*numbers: int) -> Caller:
+    """A caller whose connection has these frames of an unended turn."""
+    found = caller(hold_s=2.0)
+    found.release(keep=True)
+    say(found, *numbers)
+    return found
+
+
+def say(of: Caller, *numbers: int, samples: bytes = MS_20) -> None:
+    for n in numbers:
+        of.take("tok", n, samples)
+        written(of)
+
+
+def written(of: Caller, limit: int | None = None) -> list[int]:
+    """The frames that go out now."""
+    found: list[int] = []
+    while len(found) != limit and (sound := of.next(0.0)) is not None:
+        of.wrote(sound)
+        found.append(sound.n)
+    return found
+
+
+def again(of: Caller) -> list[int]:
+    """The frames that the next connection is given."""
+    of.configure("pcm16")
+    of.release(keep=True)
+    return written(of)
+
+
+def test_what_a_connection_had_of_an_unended_turn_goes_out_again_before_newer_sound() -> None:
+    held = speaking(1, 2, 3)
+    assert held.configure("pcm16") == 0.0
+    held.take("tok", 4, MS_20)
+
+    assert held.next(0.0) is None
+    assert held.has_again
+    held.release(keep=True)
+    assert written(held) == [1, 2, 3, 4]
+    assert again(held) == [1, 2, 3, 4]
+
+
+def test_a_connection_that_breaks_before_it_has_all_of_it_leaves_all_to_the_next() -> None:
+    held = speaking(1, 2, 3, 4)
+    held.configure("pcm16")
+    held.release(keep=True)
+    assert written(held, limit=2) == [1, 2]
+
+    assert again(held) == [1, 2, 3, 4]
+
+
+def test_what_goes_out_again_has_not_gone_out_before() -> None:
+    held = speaking(1, 2)
+    held.ends("commit")
+    held.committed()
+    say(held, 3, 4)
+    held.configure("pcm16")
+
+    assert held.has_written("tok", 2)
+    assert not held.has_written("tok", 3)
+    held.release(keep=True)
+    written(held)
+    assert held.has_written("tok", 4)
+
+
+def test_a_turn_whose_end_is_confirmed_is_not_said_again() -> None:
+    held = speaking(1, 2)
+    held.ends("commit")
+    say(held, 3)
+    assert again(held) == [1, 2, 3], "nobody has confirmed it"
+
+    held.ends("commit")
+    say(held, 4)
+    held.committed()
+
+    assert again(held) == [4]
+
+
+def test_what_was_cleared_is_not_said_again() -> None:
+    held = speaking(1, 2)
+    held.ends("clear")
+    say(held, 3)
+
+    assert again(held) == [3]
+
+
+def test_a_clear_takes_back_nothing_of_a_turn_that_was_committed_before() -> None:
+    held = speaking(1, 2)
+    held.ends("commit")
+    say(held, 3)
+    held.ends("clear")
+    say(held, 4)
+    held.cleared("tok", 4)
+
+    assert again(held) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("token", "n", "left"),
+    [
+        ("tok", 3, [4, 5]),
+        ("tok", 4, [5]),
+        (None, 4, [5]),
+        ("tok", None, [4, 5]),
+        ("other", 9, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_what_was_to_be_cleared_with_a_lost_connection_is_not_said_again(
+    token: str | None, n: int | None, left: list[int]
+) -> None:
+    held = speaking(1, 2, 3)
+    held.is_released = False
+    held.take("tok", 4, MS_20)
+    held.take("tok", 5, MS_20)
+
+    held.cleared(token, n)
+
+    assert again(held) == left
+
+
+def test_under_turn_detection_nothing_is_kept() -> None:
+    held = speaking(1, 2)
+    held.release(keep=False)
+    say(held, 3)
+
+    assert again(held) == []
+
+
+def test_what_is_kept_is_bounded_and_what_gave_way_is_told_once() -> None:
+    frames = int(KEPT_S * 50)
+    held = speaking(*range(1, frames + 3))
+
+    assert held.configure("pcm16") == 40.0
+    held.release(keep=True)
+    assert written(held) == list(range(3, frames + 3))
+    assert held.configure("pcm16") == 0.0
+
+
+def test_tiny_frames_that_are_kept_are_bounded_too() -> None:
+    held = speaking()
+    say(held, *range(1, QUEUE_FRAMES + 10), samples=b"\0\0")
+    say(held, QUEUE_FRAMES + 10, samples=b"")
+
+    assert again(held) == list(range(10, QUEUE_FRAMES + 10))
+
+
+def test_nothing_of_a_session_that_ended_is_kept() -> None:
+    held = speaking(1, 2)
+    held.forget()
+
+    assert again(held) == []
+
+
+def test_what_is_kept_in_another_format_is_dropped() -> None:
+    held = speaking(1, 2)
+    held.configure("g711_ulaw")
+    held.release(keep=True)
+
+    assert written(held) == []
+
+
+def test_what_gave_way_of_a_turn_that_was_cleared_is_not_missed() -> None:
+    held = speaking(*range(1, int(KEPT_S * 50) + 3))
+    held.ends("clear")
+
+    assert held.configure("pcm16") == 0.0

@@ -6,7 +6,7 @@ import pytest
 
 from voicebus.bus.messages import link as words
 from voicebus.bus.messages.sound import SoundIn
-from voicebus.services.transport.caller import Refused
+from voicebus.services.transport.caller import KEPT_S, Refused
 from voicebus.services.transport.conversation import (
     LONGEST_ID,
     SPEECHES,
@@ -20,9 +20,9 @@ from voicebus.services.transport.conversation import (
     Record,
     arrive,
 )
-from voicebus.services.transport.media.pieces import SoundDelta, SpeechStarted
+from voicebus.services.transport.media.pieces import InputCommitted, SoundDelta, SpeechStarted
 from voicebus.services.transport.moment import Moment
-from voicebus.services.transport.outbox import Write
+from voicebus.services.transport.outbox import Write, WriteSound
 from voicebus.services.transport.ring import Budget, Ring
 
 SID = "s0-x"
@@ -417,3 +417,84 @@ def test_a_full_ring_ends_the_connection_and_loses_nothing_it_has_numbered() -> 
     assert [event["n"] for event in events] == [1, 2, 3, 4, 5]
     closed = events[-1]
     assert (closed["kind"], closed["code"], closed["events_lost"]) == ("closed", 1006, True)
+
+
+def talking(seconds: float) -> Conversation:
+    """Somebody has spoken for so long into a connection where only commands end turns."""
+    call = connected()
+    grant(call, n=2)
+    call.order(words.ReleaseSound(session_id=SID, n=3, generation=1, keep_input=True), None, T0)
+    for n in range(1, round(seconds * 50) + 1):
+        call.speak(SoundIn(session_id=SID, token="t", n=n), b"\0\0" * 480, T0)
+        sent(call)
+    return call
+
+
+def sent(call: Conversation) -> list[int]:
+    """The frames of sound that go out now."""
+    found = []
+    while (step := call.outbox.next(0.0)) is not None:
+        if isinstance(step, WriteSound):
+            call.caller.wrote(step.sound)
+            found.append(step.sound.n)
+    return found
+
+
+def redialled(call: Conversation) -> list[int]:
+    """The frames of sound that the next connection is given."""
+    call.order(dial(n=call.down_n + 1, generation=2), None, T0)
+    call.opened(T0)
+    assert sent(call) == []
+    release = words.ReleaseSound(session_id=SID, n=call.down_n + 1, generation=2, keep_input=True)
+    call.order(release, None, T0)
+    return sent(call)
+
+
+def ending(call: Conversation, how: words.EndsInput, generation: int = 1) -> words.SendFrame:
+    return words.SendFrame(
+        session_id=SID, n=call.down_n + 1, generation=generation, token="t", ends_input=how
+    )
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_an_unended_turn_goes_on_with_the_next_connection(is_lost: bool) -> None:
+    call = talking(0.1)
+    if is_lost:
+        call.closed(T0, code=1006, http_status=None, reason="")
+
+    assert redialled(call) == [1, 2, 3, 4, 5]
+    assert "sound_dropped" not in kinds(call)
+
+
+def test_a_turn_that_the_provider_confirms_is_over() -> None:
+    call = talking(0.1)
+    call.order(ending(call, "commit"), b"{}", T0)
+    sent(call)
+    told(call)
+
+    call.marked(InputCommitted(), b"{}", T0, listened=True)
+
+    assert kinds(call) == ["frame"]
+    assert redialled(call) == []
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+def test_a_clear_that_cannot_be_sent_any_more_is_done_all_the_same(is_lost: bool) -> None:
+    call = talking(0.1)
+    if is_lost:
+        call.closed(T0, code=1006, http_status=None, reason="")
+
+    call.order(ending(call, "clear"), b"{}", T0)
+
+    assert redialled(call) == []
+
+
+def test_what_is_lost_of_a_turn_too_long_to_be_kept_is_told() -> None:
+    call = talking(KEPT_S + 1)
+    told(call)
+
+    redialled(call)
+
+    (drop,) = [one for one in told(call) if one["kind"] == "sound_dropped"]
+    assert (drop["direction"], drop["dropped_ms"]) == ("in", 1000)
+    assert "30 s" in drop["why"]

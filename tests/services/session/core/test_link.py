@@ -110,6 +110,16 @@ def test_the_transport_flushes_by_itself_only_if_the_provider_interrupts() -> No
     assert not of(stage.effects, fx.Dial)[0].flush_on_speech
 
 
+@pytest.mark.parametrize(("detection", "keeps"), [("none", True), ("server_vad", False)])
+def test_the_transport_keeps_what_is_said_only_where_commands_end_turns(
+    detection: str, keeps: bool
+) -> None:
+    stage = Stage(SessionConfig(turn_detection=detection), ready=False)  # type: ignore[arg-type]
+    opened = (i.ProviderConnected(generation=1), i.ProviderSessionCreated(), CONFIRMED)
+
+    assert of(stage.play(*opened), fx.Release) == [fx.Release(not keeps, keeps)]
+
+
 def test_a_refused_configuration_ends_the_session_with_the_reason() -> None:
     stage = configuring()
 

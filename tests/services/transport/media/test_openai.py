@@ -6,6 +6,7 @@ import pytest
 
 from voicebus.services.transport.media.openai import OpenAI
 from voicebus.services.transport.media.pieces import (
+    InputCommitted,
     Malformed,
     SoundDelta,
     SoundDone,
@@ -40,6 +41,12 @@ def test_the_end_of_sound_is_found(kind: str) -> None:
     assert look(text) == SoundDone("r", "i", 0)
 
 
+def test_a_committed_turn_is_found() -> None:
+    text = frame(type="input_audio_buffer.committed", previous_item_id=None, item_id="u")
+
+    assert look(text) == InputCommitted()
+
+
 def test_the_start_of_speech_is_found() -> None:
     text = frame(type="input_audio_buffer.speech_started", audio_start_ms=10, item_id="u")
 
@@ -53,6 +60,7 @@ def test_the_start_of_speech_is_found() -> None:
         frame(type="response.output_audio_transcript.done", transcript="hello"),
         frame(type="response.output_text.delta", delta='"response.output_audio.delta"'),
         frame(type="input_audio_buffer.speech_stopped"),
+        frame(type="x", note="buffer.committed"),
         frame(type="session.updated", session={"instructions": 'say "audio.delta" now'}),
         frame(type="x", note="response.output_audio.delta"),
         "",
