@@ -233,6 +233,36 @@ async def test_push_to_talk_under_way_is_not_lost_by_a_rotation(cell: Stack) -> 
         assert not caller.found("audio_dropped")
 
 
+async def test_push_to_talk_goes_on_where_the_connection_broke_and_a_turn_is_said_once(
+    cell: Stack,
+) -> None:
+    """63"""
+    async with Provider(PORT) as provider, scene(cell) as on:
+        caller = await on.caller(turn_detection="none")
+        first = await provider.call()
+        await _say(caller, 0, 10)
+        await first.until(lambda: len(first.of(APPEND)) == 10, "ten frames")
+        first.cut()
+        second = await provider.call()
+        await _say(caller, 10, 25)
+        await caller.session.commit_audio(respond=False)
+        await second.expect(COMMIT)
+        second.cut()  # before it has confirmed the turn
+        third = await provider.call()
+        await third.expect(COMMIT)
+        await third.send(type="input_audio_buffer.committed", item_id="item_u")
+        await third.close(1001, "after it has")
+        fourth = await provider.call()
+        await caller.event("session_resumed", nth=3)
+        await _asked(caller, fourth)
+        await _answered(caller, fourth, "resp_1")
+
+        assert _turn(second) == _turn(third) == list(range(25))
+        assert not fourth.of(APPEND)
+        assert not fourth.of(COMMIT)
+        assert not caller.found("error")
+
+
 async def test_a_session_that_only_writes_down_asks_for_no_answer_and_keeps_the_order(
     cell: Stack,
 ) -> None:

@@ -8,7 +8,15 @@ from msgspec.structs import replace
 from voicebus.bus.messages import commands as c
 from voicebus.bus.messages.base import BadMessage, Message, convert
 from voicebus.bus.messages.events import Error
-from voicebus.services.session.core import calls, interruption, items, link, playback, responses
+from voicebus.services.session.core import (
+    calls,
+    commits,
+    interruption,
+    items,
+    link,
+    playback,
+    responses,
+)
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft, with_
@@ -193,7 +201,8 @@ def _has_more_than_text(item: dict[str, Any]) -> bool:
 def _commit_audio(d: Draft, event: i.Commanded) -> None:
     data = _data(event, c.CommitAudio)
     d.s.rounds = 0
-    _ask_in_time(d, event, fx.CommitInput(), data.after_n, data.token)
+    token = _in_time(d, data.after_n, data.token)
+    commits.ask(d, event.command_id, data.after_n, token)
     # With turn detection the provider answers by itself; asking too would be refused.
     answered = provider_responds(d.s.config) or d.s.config.session_type == "transcription"
     if data.respond and event.answered and not answered:
@@ -203,6 +212,7 @@ def _commit_audio(d: Draft, event: i.Commanded) -> None:
 
 def commit_refused(d: Draft, cause: str | None, event: i.ProviderRefused) -> None:
     """There was nothing to commit: with turn detection that is usual, else the client hears it."""
+    commits.refused(d, event)
     if event.meaning == "benign" and d.s.config.turn_detection != "none":
         return
     if cause is not None:
@@ -214,18 +224,23 @@ def commit_refused(d: Draft, cause: str | None, event: i.ProviderRefused) -> Non
 
 def _clear_audio(d: Draft, event: i.Commanded) -> None:
     data = _data(event, c.ClearAudio)
-    _ask_in_time(d, event, fx.ClearInput(), data.after_n, data.token)
+    token = _in_time(d, data.after_n, data.token)
+    d.ask(
+        fx.ClearInput(),
+        "clear_audio",
+        cause=event.command_id,
+        after_n=data.after_n,
+        token=token,
+    )
     d.answer(event.command_id)
 
 
-def _ask_in_time(
-    d: Draft, event: i.Commanded, request: fx.Request, after_n: int | None, token: str | None
-) -> None:
-    """Ask for something that is done when that sound has gone out, and not before."""
+def _in_time(d: Draft, after_n: int | None, token: str | None) -> str | None:
+    """Whose sound a command is done in time with: when that has gone out, and not before."""
     token = token or d.s.talker
-    d.ask(request, event.command, cause=event.command_id, after_n=after_n, token=token)
     if after_n is not None and token in d.s.tokens_granted:
         d.s.commanded = with_(d.s.commanded, token, after_n)
+    return token
 
 
 def _create_response(d: Draft, event: i.Commanded) -> None:

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from voicebus.bus.messages.commands import SessionConfig
 from voicebus.bus.messages.events import Error, SessionClosed, SessionOpened, SessionUpdated
 from voicebus.bus.messages.link import ALIVE_EVERY_S
-from voicebus.services.session.core import calls, playback, recovery, responses
+from voicebus.services.session.core import calls, commits, playback, recovery, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft
@@ -348,6 +348,7 @@ def close(
 
 def expire(d: Draft) -> None:
     """Nobody is paid for waiting: greeting, confirmation, lease and limits."""
+    commits.expire(d)
     waited_us = d.now_us - d.s.phase_us
     if d.s.phase == "connecting" and waited_us >= CONNECT_US:
         _gave_no_answer(d, "the provider's socket did not open in time")
@@ -408,7 +409,7 @@ def deadlines(d: Draft) -> list[int]:
     """When expire() wants to be called."""
     if d.s.phase in ("closed", "new"):
         return []
-    found = [d.s.lease_until_us, *recovery.deadlines(d)]
+    found = [d.s.lease_until_us, *recovery.deadlines(d), *commits.deadlines(d)]
     limit_us = _duration_limit_us(d)
     if limit_us is not None:
         found.append(limit_us)

@@ -13,7 +13,7 @@ is told again: what the caller said by its transcript, what the assistant said a
 from msgspec.structs import replace
 
 from voicebus.bus.messages.events import SessionExpiring, SessionReconnecting, SessionResumed
-from voicebus.services.session.core import calls, items, playback, responses
+from voicebus.services.session.core import calls, commits, items, playback, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft
@@ -114,6 +114,7 @@ def resumed(d: Draft) -> None:
     untold, d.s.untold = d.s.untold, ()
     for text, ref in untold:
         d.tell(text, ref=ref)
+    commits.again(d)
     audio_in, audio_out = d.s.sound
     d.publish(
         SessionResumed(
@@ -245,6 +246,7 @@ def is_silent(state: State) -> bool:
     return not (
         state.speaking_us
         or state.unanswered
+        or state.commits
         or state.creating is not None
         or state.queue
         or state.playback

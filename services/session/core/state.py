@@ -157,6 +157,16 @@ class Asked(Part, frozen=True, kw_only=True):
     ref: str | None = None
 
 
+class Commit(Part, frozen=True, kw_only=True):
+    """A commit of the caller's sound that the provider has not yet confirmed."""
+
+    event_id: str
+    cause: str | None = None
+    after_n: int | None = None
+    token: str | None = None
+    asked_us: int = 0
+
+
 class Update(Part, frozen=True, kw_only=True):
     """A change of the configuration that the provider has not yet confirmed."""
 
@@ -257,6 +267,8 @@ class State(msgspec.Struct, kw_only=True, omit_defaults=True):
     """The provider's answer to that turn was interrupted before it began."""
     untold: tuple[tuple[str, str], ...] = ()
     """What the model is to know and no connection was there to tell: text and reference."""
+    commits: tuple[Commit, ...] = ()
+    """Turns that clients have ended and the provider has not yet confirmed, oldest first."""
     given: dict[str, dict[str, Any]] = {}
     """Items as clients gave them, by id: what a new connection cannot get from a transcript."""
 

@@ -19,6 +19,7 @@ from voicebus.bus.messages.events import (
 from voicebus.services.session.core import (
     calls,
     commands,
+    commits,
     filler,
     interruption,
     items,
@@ -167,6 +168,7 @@ def _input_committed(d: Draft, event: i.InputCommitted) -> None:
         return  # told twice: it is answered, or being answered, already
     if event.item_id:
         d.s.turns = (*d.s.turns, event.item_id)[-TURNS:]
+    commits.confirmed(d)
     d.s.stifled = False
     d.s.rounds = 0
     d.s.unanswered = provider_responds(d.s.config)

@@ -720,6 +720,23 @@ def test_while_somebody_speaks_it_waits() -> None:
     assert of(silent, fx.Dial)
 
 
+def test_while_the_end_of_a_turn_is_not_confirmed_it_waits() -> None:
+    manual = SessionConfig(turn_detection="none")
+    stage = expiring_in(Stage(manual, ready=False), 100)
+    stage.wait(50)
+    stage.play(i.TalkerSeen())
+    stage.wait(39.9)
+    stage.command("commit_audio", respond=False)
+
+    busy = stage.wait(5)
+    stage.play(i.InputCommitted(item_id="u1"))
+    silent = stage.wait(1)
+
+    assert of(busy, SessionExpiring)
+    assert not of(busy, fx.Dial)
+    assert of(silent, fx.Dial)
+
+
 def test_a_date_in_the_past_is_a_wrong_clock_and_no_reason_to_rotate() -> None:
     stage = expiring_in(Stage(ready=False), -100)
 
