@@ -105,6 +105,8 @@ def measure(
     for calls in scale.sessions:
         if peer is not None and peer.together and calls == 1:
             continue  # the same as a process per call
+        if peer is not None and calls > peer.up_to:
+            return
         if why := unfit(calls, each_mb, _memory_mb()):
             into.absent.add(crowd.name, f"{calls} calls: {why} (computed from the row before)")
             break

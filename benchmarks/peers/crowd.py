@@ -1,5 +1,6 @@
 """The peers, and the programs that hold a client's calls: one for each call, or one for all."""
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ class Peer(NamedTuple):
     """All calls in one process, where its program can hold several."""
     joins: int = 1
     """How many of the caller's frames it puts into one message; the first one's stamp is seen."""
+    up_to: float = math.inf
+    """Calls at once: a variant of how tools run says nothing more with many calls."""
 
 
 PEERS = {
@@ -31,9 +34,9 @@ PEERS = {
     "openai-agents": Peer("openai-agents", "openai_agents_client.py"),
     "openai-agents, one process": Peer("openai-agents", "openai_agents_client.py", together=True),
     "pipecat": Peer("pipecat", "pipecat_client.py"),
-    "pipecat, in threads": Peer("pipecat", "pipecat_client.py", "threads"),
+    "pipecat, in threads": Peer("pipecat", "pipecat_client.py", "threads", up_to=20),
     "livekit": Peer("livekit", "livekit_client.py", joins=5),
-    "livekit, in threads": Peer("livekit", "livekit_client.py", "threads", joins=5),
+    "livekit, in threads": Peer("livekit", "livekit_client.py", "threads", joins=5, up_to=20),
 }
 
 
