@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from voicebus.benchmarks import goals, machine, report
@@ -57,7 +58,9 @@ def main() -> int:
         module = importlib.import_module(f"voicebus.benchmarks.{where}")
         try:
             results[name] = module.run(scale)
-        except Broken as error:
+        except Exception as error:
+            if not isinstance(error, Broken):
+                traceback.print_exc()
             print(f"voicebus bench: {name}: {error}", file=sys.stderr)
             broken = True
             continue

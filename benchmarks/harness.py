@@ -242,14 +242,15 @@ class App(Child):
         self.tell("hush")
 
     def came(self) -> Came:
-        """What it has measured since the last time."""
+        """What it has measured since the last time. Raises Broken."""
         self.tell("save")
         return self._saved()
 
     def stop(self) -> Came:
-        """End it; what it has measured since the last time."""
+        """End it; what it has measured since the last time. Raises Broken."""
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
         came = self._saved()
         self.end()
         return came

@@ -28,8 +28,9 @@ def measure(provider: Provider, stack: Stack, name: str | None) -> Seen:
     with ours(stack) as app:
         provider.until(1, "voicebus")
         time.sleep(0.3)
-        provider.do("words", every_s=WORDS_EVERY_S, count=int(seconds / WORDS_EVERY_S))
-        before = provider.do("sound", seconds=seconds)["sent"]
+        words = int(seconds / WORDS_EVERY_S)
+        before = provider.do("words", every_s=WORDS_EVERY_S, count=words)["sent"]
+        provider.do("sound", seconds=seconds)
         time.sleep(BEFORE_S)
         killed_ns = time.monotonic_ns()
         if name is not None:
@@ -45,7 +46,7 @@ def measure(provider: Provider, stack: Stack, name: str | None) -> Seen:
         time.sleep(0.2)
         came = app.stop()
     provider.until(0, "voicebus")
-    return Seen(came, killed_ns, frames, int(seconds / WORDS_EVERY_S))
+    return Seen(came, killed_ns, frames, words)
 
 
 def _gap_ms(rows: list[tuple[int, int, int]], since_ns: int) -> float:

@@ -89,9 +89,11 @@ class Crowd:
         self._begin = begin
 
     def become(self, calls: int) -> None:
-        """Have so many calls, connected and configured, silent. Raises Broken."""
+        """Have so many calls, connected and configured, silent. Raises Broken.
+
+        A program that holds all of them is another one for each number: `end` the former first.
+        """
         if self.together:
-            self.end()
             self.apps = [self._begin(calls)]
         else:
             self._end_from(calls)

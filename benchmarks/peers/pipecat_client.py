@@ -70,6 +70,7 @@ async def main(bench):
     task = PipelineTask(
         Pipeline([pair.user(), Ears(bench), llm, Ears(bench), pair.assistant()]),
         params=PipelineParams(audio_in_sample_rate=24000, audio_out_sample_rate=24000),
+        idle_timeout_secs=None,  # nobody speaks while a hundred others start
     )
     running = asyncio.create_task(PipelineRunner(handle_sigint=False).run(task))
     await task.queue_frames([LLMRunFrame()])

@@ -10,7 +10,7 @@ import psutil
 
 from voicebus.benchmarks import capacity, stall
 from voicebus.benchmarks.figures import Result, Table
-from voicebus.benchmarks.harness import App, Broken, Provider, Scale, bare, cell, ours
+from voicebus.benchmarks.harness import App, Provider, Scale, bare, cell, ours
 from voicebus.benchmarks.peers import calls
 from voicebus.benchmarks.peers.crowd import PEERS, Crowd, start, versions
 from voicebus.cli.testing import Stack
@@ -31,22 +31,22 @@ def run(scale: Scale, names: Sequence[str] = tuple(PEERS)) -> Result:
         beside: Callable[[], dict[str, int]] = dict,
     ) -> None:
         print(name, file=sys.stderr, flush=True)
-        try:
+        with _noted(name, tables.absent):
             if has_stalls:
                 stall.cases(stalls, result, provider, name, begin, scale)
             with Crowd(provider, name, partial(begin, talk=True), together=together) as crowd:
                 calls.measure(tables, result, provider, crowd, scale, beside)
-        except Broken as error:
-            tables.absent.add(name, str(error).replace("\n", " ")[:400])
 
     with Provider() as provider:
         one("bare", partial(_bare, provider))
         for name in names:
             together = PEERS[name].together
             one(name, partial(start, provider, name), together=together, has_stalls=not together)
-        with _cell(provider, tables.absent) as stack:
-            if stack is not None:
-                one("voicebus", partial(_ours, stack), beside=partial(_processes, stack))
+        with (
+            _noted("voicebus", tables.absent),
+            cell(provider, session_max_sessions=capacity.LIMIT) as stack,
+        ):
+            one("voicebus", partial(_ours, stack), beside=partial(_processes, stack))
     stalls.note = f"versions: {json.dumps(versions())}. Columns as in `make bench`."
     if tables.absent.rows:
         result.tables.append(tables.absent)
@@ -62,16 +62,12 @@ def _ours(stack: Stack, sessions: int = 1, *, talk: bool = False) -> App:
 
 
 @contextlib.contextmanager
-def _cell(provider: Provider, absent: Table) -> Iterator[Stack | None]:
-    """Voicebus; None where it does not start, so that the peers' figures are kept."""
-    with contextlib.ExitStack() as entered:
-        try:
-            stack = entered.enter_context(cell(provider, session_max_sessions=capacity.LIMIT))
-        except Exception as error:
-            absent.add("voicebus", str(error).replace("\n", " ")[:400])
-            yield None
-            return
-        yield stack
+def _noted(name: str, absent: Table) -> Iterator[None]:
+    """Whatever goes wrong with one client costs no other one's figures."""
+    try:
+        yield
+    except Exception as error:
+        absent.add(name, f"{type(error).__name__}: {error}".replace("\n", " ")[:400])
 
 
 def _processes(stack: Stack) -> dict[str, int]:

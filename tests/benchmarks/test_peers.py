@@ -1,8 +1,11 @@
 """What decides whether so many calls of a peer are measured, and that the peers' run works."""
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 
-from voicebus.benchmarks.harness import QUICK
+from voicebus.benchmarks.harness import QUICK, Broken, Provider, bare
 from voicebus.benchmarks.peers import crowd
 from voicebus.benchmarks.peers import run as peers
 from voicebus.benchmarks.peers.calls import unfit
@@ -33,3 +36,34 @@ def test_a_peer_that_is_not_installed_is_named_and_the_others_are_measured(
     assert [row[0] for row in costs.rows] == ["bare", "voicebus"]
     assert [row[0] for row in most.rows] == ["bare", "voicebus"]
     assert [row[0] for row in missing.rows] == [absent]
+
+
+def test_what_goes_wrong_with_one_costs_no_figures_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @contextlib.contextmanager
+    def left_behind(*_: object, **__: object) -> Iterator[None]:
+        yield
+        raise AssertionError("a process was left behind")
+
+    monkeypatch.setattr(peers, "cell", left_behind)
+    monkeypatch.setattr(peers, "_processes", lambda stack: {})
+    monkeypatch.setattr(peers, "_ours", lambda stack, provider=None, **how: None)
+
+    result = peers.run(QUICK, [])
+
+    assert {row[0] for row in result.tables[1].rows} == {"bare"}
+    assert any("left behind" in row[1] for row in result.tables[-1].rows)
+
+
+def test_a_client_that_has_died_is_broken_whatever_is_asked_of_it() -> None:
+    with Provider() as provider:
+        app = bare(provider)
+        app.process.kill()
+        app.process.wait()
+
+        with pytest.raises(Broken):
+            app.came()
+        with pytest.raises(Broken):
+            app.stop()
+        app.end()
