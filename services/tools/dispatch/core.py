@@ -212,10 +212,7 @@ def _submit(
         call.waits_for_settling = True
     elif call.cancel_reason is not None:
         _end_cancelled(state, at, call, call.cancel_reason, effects)
-    elif state.is_draining:
-        words = "the tool pool is being stopped; try again"
-        _end_unrun(state, at, call, "busy", words, effects)
-    elif state.is_settled or choice.tool_of(state, call) is not None:
+    elif state.is_settled or state.is_draining or choice.tool_of(state, call) is not None:
         _admit(state, at, call, effects)
     else:
         call.waits_for_settling = True
@@ -260,6 +257,10 @@ def _end_cancelled(state: State, at: float, call: Call, reason: str, effects: li
 def _admit(state: State, at: float, call: Call, effects: list[Effect]) -> None:
     """Into the queue, unless it may have run before, or a limit says no."""
     assert call.submit is not None
+    if state.is_draining:
+        words = "the tool pool is being stopped; try again"
+        _end_unrun(state, at, call, "busy", words, effects)
+        return
     tool = call.submit.tool
     if choice.tool_of(state, call) is None:
         if _may_come(state, at):

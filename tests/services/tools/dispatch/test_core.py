@@ -902,6 +902,18 @@ def test_what_a_lost_host_may_have_run_is_never_told_as_not_run(
     assert pool.given() == []
 
 
+def test_a_call_that_waited_for_the_settling_is_refused_where_the_pool_has_stopped_since() -> None:
+    pool = Pool(settled=False)
+    pool.feed(Drained(pool.at))
+    pool.submit("c1", "pay", resubmit=True)
+    pool.join("w1")
+
+    pool.wait(2, ("w1",))
+
+    assert pool.outcome("c1") == "busy"
+    assert pool.given() == []
+
+
 def test_a_worker_that_did_not_answer_for_a_call_is_remembered_until_its_session_knows() -> None:
     pool = Pool()
     pool.join("w1")
