@@ -208,7 +208,7 @@ async def _strike(
 ) -> None:
     kinds: list[str] = []
     while time.monotonic() < until and len(result.faults) < TOO_MANY:
-        if not kinds:  # each kind once before any comes again
+        if not kinds:  # each kind is tried once before any is again
             kinds = tormentor.kinds()
             chance.shuffle(kinds)
         tried = [await tormentor.do(kinds.pop())]
