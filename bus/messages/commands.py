@@ -386,7 +386,7 @@ class SessionLine(Message, frozen=True, kw_only=True):
     """Of its last event."""
     state: Literal["new", "connecting", "configuring", "ready", "lost", "closed"]
     silent: bool
-    """Nobody speaks, and nothing is about to be said."""
+    """Nobody speaks, and nothing is about to be said: another transport may take it over."""
     transport: str
     model: str
     provider: str

@@ -141,7 +141,7 @@ class Reception:
                 self._open(command, data)
             case c.List():
                 sessions = [
-                    views.summary(one)
+                    views.summary(one, self._house.now_us())
                     for one in self._house.conversations.values()
                     if one.ended_us is None
                 ]
@@ -172,7 +172,7 @@ class Reception:
                     self._touch(conversation, now_us)
                 self.desk.answer(command, self._pong)
             case c.Snapshot():
-                self.desk.answer(command, views.snapshot(conversation))
+                self.desk.answer(command, views.snapshot(conversation, now_us))
             case c.Attach():
                 self._attach(command, data, conversation)
             case c.Update():

@@ -24,7 +24,7 @@ from voicebus.services.session.clock import Clock, timer_s
 from voicebus.services.session.conversation import Conversation, Work
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
-from voicebus.services.session.core.recovery import is_silent
+from voicebus.services.session.core.recovery import may_leave_transport
 from voicebus.services.session.failpoints import Failpoints
 from voicebus.services.session.homes import Homes
 from voicebus.services.session.journal import Journal
@@ -611,7 +611,8 @@ class Shard:
             moved = 0
             for conversation in self._on(transport):
                 state = conversation.state
-                if state.phase == "lost" or (state.phase == "ready" and is_silent(state)):
+                is_ready = state.phase == "ready" and may_leave_transport(state, self.now_us())
+                if state.phase == "lost" or is_ready:
                     to = self._elsewhere(conversation)
                     if to is not None:
                         self._move(conversation, to, i.TransportLeft)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from voicebus.bus.messages import commands as c
 from voicebus.services.session.conversation import Conversation
 from voicebus.services.session.core import items
-from voicebus.services.session.core.recovery import is_silent
+from voicebus.services.session.core.recovery import may_leave_transport
 from voicebus.services.session.core.state import ItemRecord
 
 PAGE_BYTES = 1024 * 1024
@@ -26,14 +26,14 @@ def page(headers: Iterable[bytes], limit: int) -> list[bytes]:
     return found
 
 
-def summary(conversation: Conversation) -> c.SessionLine:
+def summary(conversation: Conversation, now_us: int) -> c.SessionLine:
     """One line of `list`."""
     state = conversation.state
     return c.SessionLine(
         session_id=conversation.session_id,
         seq=conversation.head,
         state=state.phase,
-        silent=is_silent(state),
+        silent=may_leave_transport(state, now_us),
         transport=f"transport-{state.transport}",
         model=state.model,
         provider=state.vendor,
@@ -41,9 +41,9 @@ def summary(conversation: Conversation) -> c.SessionLine:
     )
 
 
-def snapshot(conversation: Conversation) -> c.SessionState:
+def snapshot(conversation: Conversation, now_us: int) -> c.SessionState:
     """Heads, epoch, link, configuration, items, open calls, active responses."""
-    state, line = conversation.state, summary(conversation)
+    state, line = conversation.state, summary(conversation, now_us)
     return c.SessionState(
         **{field: getattr(line, field) for field in line.__struct_fields__},
         inc=conversation.ledger.inc,

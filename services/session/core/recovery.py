@@ -18,6 +18,7 @@ from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.draft import Draft
 from voicebus.services.session.core.state import Create, ItemRecord, State
+from voicebus.services.session.core.turn_taking import client_ends_turns
 
 HELPS = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1015})
 """Close codes after which a new connection may succeed. Not 1008 or 4000: the same would follow."""
@@ -40,7 +41,7 @@ def may_help(event: i.ProviderDisconnected) -> bool:
     if event.by_us:
         return True  # the transport is being stopped; another one, or its successor, will do
     if event.events_lost:
-        return True  # the transport could keep no more for us, and closed it in order: 1000
+        return True  # the transport could keep no more for us; an older one tells 1000 of that
     if event.error is not None:
         return False  # a key that is not there does not come by waiting
     if event.http_status is not None:
@@ -253,6 +254,16 @@ def is_silent(state: State) -> bool:
         or state.update is not None
         or any(response.active for response in state.responses.values())
     )
+
+
+def may_leave_transport(state: State, now_us: int) -> bool:
+    """Whether another transport may take it over unheard.
+
+    Where only commands end turns, what was said of one goes along to another connection, but not to
+    another transport. One who speaks without a pause is moved when the transport ends.
+    """
+    is_talking = client_ends_turns(state.config) and now_us < state.speaks_until_us
+    return is_silent(state) and not is_talking
 
 
 def deadlines(d: Draft) -> list[int]:

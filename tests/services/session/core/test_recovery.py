@@ -18,7 +18,11 @@ from voicebus.bus.messages.events import (
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
 from voicebus.services.session.core.capabilities import Capabilities
-from voicebus.services.session.core.recovery import BACKOFF_US, UNTRANSCRIBED
+from voicebus.services.session.core.recovery import (
+    BACKOFF_US,
+    UNTRANSCRIBED,
+    may_leave_transport,
+)
 from voicebus.services.session.core.state import State
 from voicebus.services.session.testing import (
     START_US,
@@ -863,3 +867,21 @@ def test_a_new_connection_is_told_the_words_that_clients_were_told_were_heard() 
 
     assert heard.text == "Unquestionably, it"
     assert told(stage) == [("assistant", heard.text)]
+
+
+def test_who_speaks_into_a_turn_that_only_a_command_ends_is_not_moved_meanwhile() -> None:
+    stage = Stage(SessionConfig(turn_detection="none"))
+
+    assert may_leave_transport(stage.state, stage.now_us)
+    stage.play(i.TalkerSeen(speaks=True))
+
+    assert not may_leave_transport(stage.state, stage.now_us)
+    stage.wait(6)
+    assert may_leave_transport(stage.state, stage.now_us)
+
+
+def test_where_the_provider_ends_turns_open_sound_is_no_speech() -> None:
+    stage = Stage()
+    stage.play(i.TalkerSeen(speaks=True))
+
+    assert may_leave_transport(stage.state, stage.now_us)
