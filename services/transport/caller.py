@@ -83,6 +83,8 @@ class Caller:
         """Bytes of these that were too many to be kept."""
         self._again: deque[Sound] = deque()
         """What the connection before had of them, and this one has not yet."""
+        self._owed: dict[str, int] = {}
+        """By token: sound up to this frame belongs to a commit that will be made again."""
         self._width = 2
         self._bytes_per_s = 48_000
         self.format: AudioFormat = "pcm16"
@@ -218,6 +220,7 @@ class Caller:
 
     def ends(self, how: EndsInput) -> None:
         """A frame goes out that ends the turn, or takes back what was said of it."""
+        self._owed.clear()
         if how == "commit":
             self._committed = len(self._kept)
         else:
@@ -228,11 +231,21 @@ class Caller:
         better ask again for one that is gone than say one twice."""
         self._forget_kept(self._committed)
 
+    def owes(self, token: str | None, n: int | None) -> None:
+        """A commit went with its connection, and will be made again: sound up to that frame of the
+        token (without one, of anybody; without a frame, all that was written) belongs to it."""
+        for name, talker in self._talkers.items():
+            if token in (None, name):
+                last = talker.written_n if n is None else n
+                self._owed[name] = max(last, self._owed.get(name, 0))
+
     def cleared(self, token: str | None, n: int | None) -> None:
         """What was to be cleared went with its connection: sound up to that frame of the token
         (without one, of anybody; without a frame, all that was written) is not wanted any more."""
 
         def stays(one: Sound) -> bool:
+            if one.n <= self._owed.get(one.token, 0):
+                return True
             return n is not None and (token not in (None, one.token) or one.n > n)
 
         self._keep_only(stays)
@@ -287,4 +300,5 @@ class Caller:
         self._queue.clear()
         self._queued_bytes = 0
         self._again.clear()
+        self._owed.clear()
         self._forget_kept(len(self._kept))

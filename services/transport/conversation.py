@@ -309,8 +309,10 @@ class Conversation:
             case SpeechStarted():
                 return [*self._spoken_over(piece, now), *self.frame(payload, now)]
             case InputCommitted():
-                self.caller.committed()
-                return self.frame(payload, now)
+                told = self.frame(payload, now)
+                if not self._events_lost:  # else the session will not know, and commit it again
+                    self.caller.committed()
+                return told
             case Malformed():
                 return [Count("provider_sound_malformed"), *self.frame(payload, now)]
             case _:

@@ -102,6 +102,8 @@ class Outbox:
             self._caller.performed(token, after_n)
         if ends_input == "clear":
             self._caller.cleared(token, after_n)
+        elif ends_input == "commit":
+            self._caller.owes(token, after_n)
 
     def next(self, now_s: float) -> Next:
         """Takes out what is to be done now; None: nothing until something comes."""

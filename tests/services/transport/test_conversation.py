@@ -466,6 +466,19 @@ def test_an_unended_turn_goes_on_with_the_next_connection(is_lost: bool) -> None
     assert "sound_dropped" not in kinds(call)
 
 
+def test_a_confirmation_that_no_ring_holds_ends_no_turn() -> None:
+    call = talking(0.1)
+    call.order(ending(call, "commit"), b"{}", T0)
+    sent(call)
+    while not call.frame(b"x" * 500_000, T0):
+        pass  # the session process acknowledges nothing
+
+    call.marked(InputCommitted(), b"{}", T0, listened=True)
+    call.closed(T0, code=1000, http_status=None, reason="")
+
+    assert redialled(call) == [1, 2, 3, 4, 5]
+
+
 def test_a_turn_that_the_provider_confirms_is_over() -> None:
     call = talking(0.1)
     call.order(ending(call, "commit"), b"{}", T0)

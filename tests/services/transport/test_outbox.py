@@ -250,6 +250,16 @@ def test_a_clear_that_goes_with_its_connection_takes_the_sound_along() -> None:
     assert steps(outbox, caller, 0.1) == [3]
 
 
+def test_a_clear_takes_nothing_of_a_turn_whose_commit_went_with_the_same_connection() -> None:
+    outbox, caller = changed(1, 2, 3, 4)
+    outbox.send(1, b"commit", 0.0, token="tok", after_n=2, ends_input="commit")
+    outbox.send(2, b"clear", 0.0, token="tok", after_n=3, ends_input="clear")
+    outbox.clear()
+    caller.release(keep=True)
+
+    assert steps(outbox, caller, 0.1) == [1, 2, 4]
+
+
 class Line:
     """A talker, a session that asks again for what is not confirmed, and a provider's buffer."""
 
