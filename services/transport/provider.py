@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from websockets.frames import DATA_OPCODES, CloseCode, Frame, Opcode
 from websockets.protocol import Event, State
 
+from voicebus.services.descriptors import NONE_LEFT
 from voicebus.services.transport.media.address import Address
 from voicebus.services.transport.outbox import HangUpNow, Next, WaitUntil, Write, WriteSound
 from voicebus.services.transport.wire import Cutter, Text, text_frame
@@ -336,6 +337,11 @@ def _refused(error: Exception, target: Target) -> Ended:
             )
         case InvalidHandshake():
             text = f"what answers at {place} is no WebSocket provider ({error}); check provider_url"
+        case OSError() if error.errno in NONE_LEFT:
+            text = (
+                f"cannot dial the provider at {place}: {error.strerror}: this process may open no "
+                "more; raise the limit (ulimit -n, or LimitNOFILE of systemd) or let fewer in"
+            )
         case OSError():
             why = error.strerror or str(error)
             text = (

@@ -316,6 +316,7 @@ async def test_a_transport_without_descriptors_says_so_and_dials_once_it_has_som
         await _heard(caller, "resp_2")
 
         assert "Too many open files" in refused.data.reason
+        assert "ulimit -n" in refused.data.reason
         assert cell.pids()["transport-0"] == process.pid
 
 
