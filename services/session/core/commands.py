@@ -267,11 +267,18 @@ def _withdraw_early(d: Draft) -> bool:
 
     Returns whether an answer was to be expected.
     """
-    left = [one for one in d.s.early if one.answered and not _is_out_of_band(one)]
+    left = [one for one in d.s.early if one.answered and _wants_answer(d, one)]
     d.s.early = tuple(
         one if _is_out_of_band(one) else replace(one, answered=False) for one in d.s.early
     )
-    return any(one.command in ANSWERED for one in left)
+    return bool(left)
+
+
+def _wants_answer(d: Draft, event: i.Commanded) -> bool:
+    if event.command == "commit_audio":
+        is_answered = provider_responds(d.s.config) or d.s.config.session_type == "transcription"
+        return event.data.get("respond", True) is True and not is_answered
+    return event.command in ANSWERED and not _is_out_of_band(event)
 
 
 def _report_playback(d: Draft, event: i.Commanded) -> None:

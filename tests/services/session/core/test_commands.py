@@ -3,7 +3,7 @@
 import pytest
 
 from voicebus.bus.messages.commands import ServerVad, SessionConfig
-from voicebus.bus.messages.events import Error
+from voicebus.bus.messages.events import Error, Interrupted
 from voicebus.services.session.core import commands, responses
 from voicebus.services.session.core import effects as fx
 from voicebus.services.session.core import inputs as i
@@ -55,6 +55,54 @@ def test_early_commands_wait_and_are_done_in_order() -> None:
         fx.AddItem({"type": "message"}),
     ]
     assert replies(effects) == {"send_text-1": "ok", "add_item-2": "ok"}
+
+
+def test_an_interrupt_before_the_session_is_open_withdraws_the_answers_to_what_waits() -> None:
+    stage = Stage(ready=False)
+    stage.command("send_text", text="Hello")
+    stage.command("create_response")
+    stage.command("create_response", overrides={"conversation": "none"})
+
+    effects = stage.command("interrupt")
+
+    (told,) = of(effects, Interrupted)
+    assert (told.turn_id, told.reason, told.responses) == (None, "manual", [])
+    assert of(effects, fx.Answer)[0].data == {"interrupted": True}
+    assert of(stage.command("interrupt"), fx.Answer)[0].data == {"interrupted": False}
+
+    effects = opened(stage)
+
+    assert requests(effects)[1:] == [
+        fx.AddUserText("Hello"),
+        fx.CreateResponse("1", {"conversation": "none"}),
+    ]
+    assert set(replies(effects).values()) == {"ok"}
+
+
+def test_a_turn_that_waits_to_be_ended_is_ended_and_not_answered() -> None:
+    stage = Stage(SessionConfig(turn_detection="none"), ready=False)
+    stage.command("commit_audio")
+
+    told = stage.command("interrupt")
+    effects = opened(stage)
+
+    assert of(told, fx.Answer)[0].data == {"interrupted": True}
+    assert requests(effects)[1:] == [fx.CommitInput()]
+
+
+def test_what_is_sent_after_such_an_interrupt_is_answered() -> None:
+    stage = Stage(ready=False)
+    stage.command("send_text", text="Hello")
+    stage.command("interrupt")
+    stage.command("send_text", text="No, something else")
+
+    effects = opened(stage)
+
+    assert [type(one) for one in requests(effects)[1:]] == [
+        fx.AddUserText,
+        fx.AddUserText,
+        fx.CreateResponse,
+    ]
 
 
 def test_only_so_many_commands_wait() -> None:
