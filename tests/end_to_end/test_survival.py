@@ -17,6 +17,7 @@ from voicebus.cli.testing import Stack
 async def kill(on: Scene, name: str) -> int:
     """SIGKILL; returns when supervisord has brought it back. Unix microseconds of the kill."""
     at_us = time.time_ns() // 1000
+    on.session_was_killed |= name == "session-0"
     pid = on.cell.kill(name)
     await on.cell.ready(name, after=pid)
     measured(f"kill of {name} to its being ready", time.time_ns() / 1e6 - at_us / 1000)
