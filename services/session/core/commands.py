@@ -203,11 +203,15 @@ def _commit_audio(d: Draft, event: i.Commanded) -> None:
     d.s.rounds = 0
     token = _in_time(d, data.after_n, data.token)
     commits.ask(d, event.command_id, data.after_n, token)
-    # With turn detection the provider answers by itself; asking too would be refused.
-    answered = provider_responds(d.s.config) or d.s.config.session_type == "transcription"
-    if data.respond and event.answered and not answered:
+    if data.respond and event.answered and _must_ask(d):
         responses.want(d, automatic=False, cause=event.command_id)
     d.answer(event.command_id)
+
+
+def _must_ask(d: Draft) -> bool:
+    """Whether a turn is answered only when that is asked for. With turn detection the provider does
+    it by itself, and asking too would be refused; a transcription has no answers."""
+    return not provider_responds(d.s.config) and d.s.config.session_type != "transcription"
 
 
 def commit_refused(d: Draft, cause: str | None, event: i.ProviderRefused) -> None:
@@ -276,8 +280,7 @@ def _withdraw_early(d: Draft) -> bool:
 
 def _wants_answer(d: Draft, event: i.Commanded) -> bool:
     if event.command == "commit_audio":
-        is_answered = provider_responds(d.s.config) or d.s.config.session_type == "transcription"
-        return event.data.get("respond", True) is True and not is_answered
+        return event.data.get("respond", True) is True and _must_ask(d)
     return event.command in ANSWERED and not _is_out_of_band(event)
 
 
